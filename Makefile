@@ -1,0 +1,41 @@
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-slow lint types gpu clean
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[dev]" -c constraints.txt
+	@touch $@
+
+demo: $(STAMP)
+	@start=$$(date +%s); \
+	$(BIN)/seqattn train classification --dataset BasicMotions && \
+	echo "demo finished in $$(( $$(date +%s) - start )) s"
+
+test: $(STAMP)
+	@start=$$(date +%s); \
+	$(BIN)/python -m pytest -q && \
+	echo "tests finished in $$(( $$(date +%s) - start )) s"
+
+test-slow: $(STAMP)
+	@start=$$(date +%s); \
+	$(BIN)/python -m pytest -q -m slow && \
+	echo "slow tests finished in $$(( $$(date +%s) - start )) s"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+gpu: $(STAMP)
+	$(BIN)/python -m pytest -q -k gpu -m ""
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,176 @@
+"""A trained classifier on data: loading it, testing it, predicting a file, explaining it."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from seqattn.data.cache import load_series
+from seqattn.data.series import SeriesSet
+from seqattn.data.uea import SeriesDataset, UEADataModule, check_compatible
+from seqattn.errors import SeqattnError
+from seqattn.experiment.config import ClassificationConfig
+from seqattn.experiment.figures import confusion_matrix, explained_series
+from seqattn.experiment.run_directory import RunDirectory, atomic_write, atomic_write_text
+from seqattn.experiment.trainer import check_weights, read_checkpoint
+from seqattn.layers.normalize import ChannelNormalizer
+from seqattn.models.mptsnet import MPTSNet
+from seqattn.models.saliency import period_saliency
+from seqattn.tasks.classification import TimeSeriesClassification, classification_metrics
+
+
+def load_module(run: RunDirectory) -> TimeSeriesClassification:
+    """The run's chosen network, in evaluation mode on the CPU.
+
+    Raises:
+        SeqattnError: there is no checkpoint, or it is of another model.
+    """
+    checkpoint = read_checkpoint(run.best)
+    model = run.read_config(ClassificationConfig).model.name
+    options = checkpoint.get("hyper_parameters", {})
+    if options.get("model") != model or "classes" not in options:
+        raise SeqattnError(f"{run.best} is not a checkpoint of a {model} classifier: put back the run's own checkpoint")
+    module = TimeSeriesClassification(**options)
+    check_weights(checkpoint, module, run.best)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module.eval()
+
+
+def training_tensors(data: UEADataModule, mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+    """The training cases as a network sees them: x (cases, seq_len, channels) and lengths (cases,)."""
+    dataset = SeriesDataset(data.train_set, data.classes, indices=data.train_indices, seq_len=data.seq_len)
+    batch = dataset.__getitems__(list(range(len(dataset))))
+    normalizer = ChannelNormalizer(mean or [0.0] * data.in_channels, std or [1.0] * data.in_channels)
+    return normalizer(batch["x"], batch["lengths"]), batch["lengths"]
+
+
+def evaluate_run(path: Path, data_dir: str | None = None) -> dict[str, Any]:
+    """Test a finished run again on its TEST set; rewrites predictions.csv and the confusion matrix, returns the metrics.
+
+    Raises:
+        SeqattnError: `path` is not a finished run of classification, or its data are missing.
+    """
+    run = RunDirectory.open(path)
+    config = run.read_config(ClassificationConfig)
+    if data_dir is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"data_dir": data_dir})})
+    metrics = test_run(run, config, load_module(run))
+    return {"dataset": config.data.dataset, "protocol": config.protocol, **metrics}
+
+
+def test_run(run: RunDirectory, config: ClassificationConfig, module: TimeSeriesClassification) -> dict[str, float]:
+    """Metrics over the whole TEST set; writes predictions.csv, model.safetensors and the confusion matrix."""
+    data = UEADataModule(config.data.dataset, config.data.data_dir, fold=None, seed=config.seed)
+    data.setup()
+    classes = module.hparams["classes"]
+    check_compatible(
+        data.test_set, in_channels=module.hparams["in_channels"], classes=classes, source=f"{data.dataset} TEST"
+    )
+    probabilities = predict_probabilities(module, data.test_set, config.data.eval_batch_size)
+    labels = torch.tensor([classes.index(label) for label in data.test_set.labels])
+    metrics = {name: float(value) for name, value in classification_metrics(len(classes))(probabilities, labels).items()}
+    write_predictions(run.predictions, classes, probabilities)
+    weights = {name: value.contiguous() for name, value in module.state_dict().items() if "metric" not in name}
+    atomic_write(run.weights, lambda file: file.write(save(weights)) and None)
+    confusion_matrix(
+        labels.numpy(), probabilities.argmax(-1).numpy(), classes,
+        f"{config.data.dataset} TEST, accuracy {100 * metrics['accuracy']:.1f} %", run.figures / "confusion_matrix.png",
+    )  # fmt: skip
+    return {**metrics, "cases": len(labels)}
+
+
+def predict_file(path: Path, file: Path, output: Path, explain: bool = False) -> None:
+    """Write `output` (case, predicted label, one probability per class) for every series in `file`.
+
+    explain: also write one picture a series into the folder named after `output`, see `explain_series`.
+
+    Raises:
+        SeqattnError: not a finished run, or series the network cannot take.
+    """
+    run = RunDirectory.open(path)
+    module = load_module(run)
+    series = load_series(file)
+    check_series(series, module, str(file))
+    probabilities = predict_probabilities(module, series, run.read_config(ClassificationConfig).data.eval_batch_size)
+    write_predictions(output, module.hparams["classes"], probabilities)
+    print(f"wrote {output} ({series.cases} cases)")
+    if explain:
+        folder = output.with_name(f"{output.stem}-explained")
+        explain_series(module, series, probabilities, folder)
+        print(f"wrote {series.cases} pictures to {folder}")
+
+
+def check_series(series: SeriesSet, module: TimeSeriesClassification, source: str) -> None:
+    """Refuse channels, labels or lengths that the network was not trained for.
+
+    A series may be as short as the longest period or as the shortest training series, whichever is less.
+    """
+    options = module.hparams
+    check_compatible(series, in_channels=options["in_channels"], classes=options["classes"], source=source)
+    network = module.network
+    if not isinstance(network, MPTSNet):
+        return
+    shortest = min(max(network.periods), options["min_length"])
+    if series.lengths.min() < shortest:
+        case = int(series.lengths.argmin())
+        raise SeqattnError(
+            f"{source}, case {case + 1}: {series.lengths[case]} steps, but the longest period is {max(network.periods)} "
+            f"and the shortest training series had {options['min_length']}; give at least {shortest} steps"
+        )
+    if network.whole_length and series.lengths.max() > network.seq_len:
+        case = int(series.lengths.argmax())
+        raise SeqattnError(
+            f"{source}, case {case + 1}: {series.lengths[case]} steps, but this network takes at most "
+            f"{network.seq_len}; shorten the series or train with model.head=masked_mean and model.layout=contiguous"
+        )
+
+
+def predict_probabilities(module: TimeSeriesClassification, series: SeriesSet, batch_size: int) -> Tensor:
+    """Class probabilities (cases, classes), in the order of the cases."""
+    unlabelled = SeriesSet(series.values, series.lengths, np.full(series.cases, ""), ())
+    dataset = SeriesDataset(unlabelled, module.hparams["classes"])
+    return module.probabilities(DataLoader(dataset, batch_size=batch_size, collate_fn=lambda batch: batch))
+
+
+def write_predictions(path: Path, classes: Sequence[str], probabilities: Tensor) -> None:
+    """CSV with the columns case (from 1), predicted, and p_CLASS for every class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "predicted", *(f"p_{name}" for name in classes)])
+    for case, row in enumerate(probabilities.tolist(), start=1):
+        writer.writerow([case, classes[int(np.argmax(row))], *(f"{value:.6f}" for value in row)])
+    atomic_write_text(path, text.getvalue())
+
+
+def explain_series(
+    module: TimeSeriesClassification, series: SeriesSet, probabilities: Tensor, folder: Path
+) -> None:
+    """One PNG a series: its channels over the period-attention saliency, and the periods with their weights.
+
+    Raises:
+        SeqattnError: the network has no periods, or no CLS token.
+    """
+    network = module.network
+    if not isinstance(network, MPTSNet):
+        raise SeqattnError(f"--explain needs an MPTSNet run, this one is {module.hparams['model']}")
+    classes = module.hparams["classes"]
+    for case in range(series.cases):
+        length = int(series.lengths[case])
+        values = torch.from_numpy(series.values[case : case + 1, :length])
+        lengths = torch.tensor([length])
+        saliency, weights = period_saliency(network, module.normalizer(values, lengths), lengths)
+        chosen = int(probabilities[case].argmax())
+        title = f"case {case + 1}: {classes[chosen]} ({100 * probabilities[case, chosen]:.0f} %)"
+        if series.labels[case]:
+            title += f", labelled {series.labels[case]}"
+        explained_series(
+            values[0].numpy(), saliency[0].numpy(), network.periods, weights[0].tolist(), title,
+            folder / f"case-{case + 1:04d}.png",
+        )  # fmt: skip

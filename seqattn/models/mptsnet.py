@@ -1,0 +1,445 @@
+"""MPTSNet: multiscale periodic network for time-series classification (Mu, Shahzad, Zhu; AAAI 2025, arXiv:2503.05582).
+
+    embedding -> blocks of [fold by each period -> Inception + CBAM per segment -> transformer over segments -> unfold,
+    weighted sum over periods, + transformer over time points + identity -> LayerNorm] -> GELU -> head
+
+Everything is (batch, length, channels) inside. The published network and our recommended one are the same class with
+different options; each option's docstring says what the publication does.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqattn.errors import SeqattnError
+from seqattn.layers.encoder import EncoderLayer, sinusoid_table
+from seqattn.layers.inception import SegmentExtractor
+from seqattn.layers.masking import length_mask, masked_mean
+from seqattn.layers.periods import find_periods
+
+__all__ = ["MPTSNet", "MPTSNetAttention", "find_periods", "fold", "unfold"]
+
+Layout = Literal["contiguous", "interleaved"]
+
+
+@dataclass
+class MPTSNetAttention:
+    """What the network looked at: lists hold one entry a block, inner lists one a period.
+
+    period_weights: (batch, periods). segments: (batch, heads, tokens, tokens), token 0 is CLS unless pointwise.
+    time: (batch, heads, steps + 1, steps + 1), the time-point branch. channel_gates: (batch, segments, channels).
+    position_gates: (batch, segments, steps of a segment).
+    """
+
+    period_weights: list[Tensor] = field(default_factory=list)
+    segments: list[list[Tensor]] = field(default_factory=list)
+    time: list[Tensor] = field(default_factory=list)
+    channel_gates: list[list[Tensor]] = field(default_factory=list)
+    position_gates: list[list[Tensor]] = field(default_factory=list)
+
+
+def fold(x: Tensor, period: int, layout: Layout = "contiguous") -> Tensor:
+    """(batch, length, ...) -> (batch, segments, period, ...), zero-padded at the end to whole segments.
+
+    "contiguous": segment j holds steps j * period, j * period + 1, ...; a view where the period divides the length.
+    "interleaved": segment j holds steps j, j + segments, j + 2 * segments, ... (the published code).
+    """
+    segments = -(-x.shape[1] // period)
+    missing = segments * period - x.shape[1]
+    if missing:
+        x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
+    if layout == "contiguous":
+        return x.unflatten(1, (segments, period))
+    return x.unflatten(1, (period, segments)).transpose(1, 2)
+
+
+def unfold(segments: Tensor, length: int, layout: Layout = "contiguous") -> Tensor:
+    """Inverse of `fold`: (batch, segments, period, ...) -> (batch, length, ...)."""
+    if layout == "interleaved":
+        segments = segments.transpose(1, 2)
+    return segments.flatten(1, 2)[:, :length]
+
+
+class TokenTransformer(nn.Module):
+    """Tokens -> [CLS, tokens] + positions -> one encoder layer -> Linear on [token ; CLS] of every token.
+
+    Args:
+        token_size: width of a token in and out. channels: width inside; equal to token_size means no input projection.
+        cls_token: False drops CLS (published "pointwise" variant). project_out: False returns the encoder's tokens.
+    """
+
+    def __init__(
+        self, token_size: int, channels: int, heads: int, ff: int, *, project_in: bool, cls_token: bool,
+        project_out: bool = True, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.project_in = nn.Linear(token_size, channels) if project_in else None
+        self.cls_token = nn.Parameter(torch.randn(channels)) if cls_token else None
+        self.encoder = EncoderLayer(channels, heads, ff, dropout)
+        self.project_out = nn.Linear(channels * (1 + cls_token), token_size) if project_out else None
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, return_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """tokens: (batch, tokens, token_size); positions: (at least tokens + 1, channels); mask: (batch, tokens)."""
+        x = tokens if self.project_in is None else self.project_in(tokens)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), 1, -1), x], dim=1)
+            mask = None if mask is None else F.pad(mask, (1, 0), value=True)
+        x, weights = self.encoder(x + positions[: x.shape[1]], mask, return_weights)
+        if self.project_out is None:
+            return x, weights
+        if self.cls_token is None:
+            return self.project_out(x), weights
+        # [token ; CLS] W = token W_token + CLS W_cls: the CLS half is computed once a sample
+        on_token, on_cls = self.project_out.weight.chunk(2, dim=1)
+        return F.linear(x[:, 1:], on_token) + F.linear(x[:, :1], on_cls, self.project_out.bias), weights
+
+    @staticmethod
+    def parameter_count(
+        token_size: int, channels: int, ff: int, *, project_in: bool, cls_token: bool, project_out: bool = True
+    ) -> int:
+        """Number of trainable parameters, without building the module."""
+        count = EncoderLayer.parameter_count(channels, ff) + channels * cls_token
+        count += project_in * (token_size * channels + channels)
+        return count + project_out * (channels * (1 + cls_token) * token_size + token_size)
+
+
+class PeriodicBlock(nn.Module):
+    """X + Z + sum_p w_p Y_p: time-point branch Z, and per period p the folded, extracted, attended series Y_p."""
+
+    def __init__(
+        self, channels: int, token_channels: int, periods: Sequence[int], *, hidden: int, heads: int, ff: int,
+        layout: Layout, cls_token: bool, time_branch: bool, token_steps: int | None, dropout: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.periods, self.layout, self.token_steps = list(periods), layout, token_steps
+        self.extractor = SegmentExtractor(channels, hidden)
+        self.period_transformers = nn.ModuleList(
+            TokenTransformer(
+                channels * _steps_of_token(period, token_steps), token_channels, heads, ff,
+                project_in=True, cls_token=cls_token, dropout=dropout,
+            )
+            for period in periods
+        )  # fmt: skip
+        self.time_transformer = (
+            TokenTransformer(
+                channels, channels, heads, ff, project_in=False, cls_token=cls_token, project_out=cls_token,
+                dropout=dropout,
+            )
+            if time_branch
+            else None
+        )  # fmt: skip
+
+    def forward(
+        self, x: Tensor, weights: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None, mask_segments: bool,
+        record: MPTSNetAttention | None,
+    ) -> Tensor:  # fmt: skip
+        """x: (batch, length, channels); weights: (batch, periods); mask: (batch, length) or None."""
+        out = x
+        if self.time_transformer is not None:
+            branch, attention = self.time_transformer(x, tables[0], mask, record is not None)
+            out = out + branch
+            if record is not None and attention is not None:
+                record.time.append(attention)
+        masks = [_segment_mask(x, mask, period, self.layout) if mask_segments else None for period in self.periods]
+        folded = [fold(x, period, self.layout) for period in self.periods]
+        extracted = self.extractor(folded, [_usable(segment_mask) for segment_mask in masks])
+        details: list[tuple[Tensor, Tensor, Tensor]] = []
+        for index, (segments, channel_gate, position_gate) in enumerate(extracted):
+            mixed, attention = self._attend(index, segments, masks[index], tables[1], record is not None)
+            out = out + weights[:, index, None, None] * unfold(mixed, x.shape[1], self.layout)
+            if attention is not None:
+                details.append((attention, channel_gate, position_gate))
+        if record is not None:
+            attentions, channel_gates, position_gates = zip(*details, strict=True)
+            record.period_weights.append(weights)
+            record.segments.append(list(attentions))
+            record.channel_gates.append(list(channel_gates))
+            record.position_gates.append(list(position_gates))
+        return out
+
+    def _attend(
+        self, index: int, segments: Tensor, mask: Tensor | None, table: Tensor, return_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention over the segments (batch, segments, period, channels) of one period."""
+        count, period, channels = segments.shape[1:]
+        steps = _steps_of_token(period, self.token_steps)
+        if mask is not None:
+            segments = segments * mask[..., None]
+        tokens = _resample(segments, steps).flatten(2)  # (B, n, steps * channels)
+        token_mask = None if mask is None else mask.any(-1).expand(len(tokens), count)
+        tokens, weights = self.period_transformers[index](tokens, table, token_mask, return_weights)
+        return _resample(tokens.unflatten(-1, (steps, channels)), period), weights
+
+
+def _steps_of_token(period: int, token_steps: int | None) -> int:
+    return period if token_steps is None else min(period, token_steps)
+
+
+def _resample(segments: Tensor, steps: int) -> Tensor:
+    """(batch, segments, period, channels) -> `steps` steps a segment: averaged down, linearly interpolated up."""
+    period = segments.shape[2]
+    if steps == period:
+        return segments
+    flat = segments.flatten(0, 1).transpose(1, 2)  # (B * n, channels, period)
+    flat = (
+        F.adaptive_avg_pool1d(flat, steps)
+        if steps < period
+        else F.interpolate(flat, size=steps, mode="linear", align_corners=False)
+    )
+    return flat.transpose(1, 2).unflatten(0, segments.shape[:2])
+
+
+def _segment_mask(x: Tensor, mask: Tensor | None, period: int, layout: Layout) -> Tensor | None:
+    """(batch or 1, segments, period), False at padding; None where every folded step is real."""
+    if mask is None and x.shape[1] % period == 0:
+        return None
+    steps = torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device) if mask is None else mask
+    return fold(steps, period, layout)
+
+
+def _usable(mask: Tensor | None) -> Tensor | None:
+    """A segment of padding only is pooled as if it were data: it is never attended to, and an empty pool has no value."""
+    return None if mask is None else mask | ~mask.any(-1, keepdim=True)
+
+
+class PeriodWeights(nn.Module):
+    """Weights of the periods, (batch, periods), summing to 1.
+
+    "input": softmax(temperature * log(relative amplitude) + bias) of the network's input, one table for all blocks with
+    a learned temperature and bias each; at initialisation a_p / sum(a). Does not depend on the scale of the series.
+    "official": softmax of the amplitudes of the block input's channel mean, as published; close to uniform in practice.
+    No gradient flows into the amplitudes.
+    """
+
+    def __init__(self, kind: Literal["input", "official"], bins: Sequence[int], seq_len: int, blocks: int) -> None:
+        super().__init__()
+        self.kind, self.bins, self.seq_len = kind, list(bins), seq_len
+        if kind == "input":
+            self.temperature = nn.Parameter(torch.ones(blocks))
+            self.bias = nn.Parameter(torch.zeros(blocks, len(self.bins)))
+
+    def amplitudes(self, x: Tensor) -> Tensor:
+        """Mean over channels of the amplitude (2 / T) |FFT| at each bin: (batch, length, channels) -> (batch, periods)."""
+        signal = x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
+        spectrum = torch.fft.rfft(signal, n=self.seq_len, dim=1).abs() * (2 / self.seq_len)
+        return torch.stack([spectrum[:, index] for index in self.bins], dim=1).mean(-1)
+
+    def forward(self, block: int, x: Tensor, input_amplitudes: Tensor | None) -> Tensor:
+        """x: the block's input, used by "official"; input_amplitudes: `amplitudes` of the series, used by "input"."""
+        if input_amplitudes is None:
+            return self.amplitudes(x.mean(-1, keepdim=True)).softmax(-1).to(x.dtype)
+        relative = input_amplitudes / input_amplitudes.sum(-1, keepdim=True).clamp_min(1e-12)
+        logits = self.temperature[block] * (relative + 1e-6).log() + self.bias[block]
+        return logits.softmax(-1).to(x.dtype)
+
+
+class Embedding(nn.Module):
+    """Convolution over time without bias (kernel 3, or 1 if pointwise), sinusoidal positions, dropout."""
+
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int, padding: Literal["zeros", "circular"], dropout: float
+    ) -> None:
+        super().__init__()
+        self.padding, self.dropout = padding, nn.Dropout(dropout)
+        self.weight = nn.Parameter(torch.empty(channels, in_channels, kernel))
+        nn.init.kaiming_normal_(self.weight, mode="fan_in", nonlinearity="leaky_relu")
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (batch, length, in_channels), 0 where mask (batch, length) is False -> (batch, length, channels)."""
+        taps = x
+        if self.weight.shape[-1] == 3:
+            padded = F.pad(x, (0, 0, 1, 1))
+            if self.padding == "circular":  # each series' own last step precedes its first
+                ends = F.one_hot(_last_step(x, mask), x.shape[1]).to(x.dtype)  # (batch or 1, length)
+                wrapped_last = (ends[..., None] * x).sum(1, keepdim=True)
+                after_end = F.pad(ends, (2, 0))[..., None] * x[:, :1]
+                padded = padded + after_end + F.pad(wrapped_last, (0, 0, 0, x.shape[1] + 1))
+            taps = torch.cat([padded[:, :-2], x, padded[:, 2:]], dim=-1)
+        embedded = F.linear(taps, self.weight.transpose(1, 2).flatten(1))
+        return self.dropout(embedded + positions[: x.shape[1]])
+
+
+def _last_step(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(batch,) index of each series' last step; (1,) where all series are whole."""
+    return torch.full((1,), x.shape[1] - 1, device=x.device) if mask is None else mask.sum(1) - 1
+
+
+class MPTSNet(nn.Module):
+    """MPTSNet classifier.
+
+    Args:
+        in_channels, seq_len, num_classes: of the data; seq_len is the length that `bins` refer to.
+        periods: in steps, from `find_periods`; each at least 2 and at most seq_len.
+        bins: frequency bin of each period; None means the bin nearest to seq_len / period.
+        blocks: periodic blocks (published: 2).
+        layout: "contiguous" segments are windows of one period, as the paper describes; "interleaved", as released.
+        weighting: "input" or "official", see `PeriodWeights`.
+        pointwise: embedding kernel 1 and no CLS tokens (published for PEMS-SF).
+        head: "masked_mean" over valid steps, or "flatten" (published), which fixes the length to seq_len.
+        shared_norm: one LayerNorm for all blocks (published) instead of one each.
+        mask: leave padding out of pools, attention and head. False: padding enters as zeros (published).
+        embed_padding: "zeros", or "circular" (published), which makes the last step a neighbour of the first.
+        time_branch: the full-resolution transformer over time points, quadratic in the length.
+        d_model, d_token: widths; None means clip(4 * in_channels, 64, 256) and clip(4 * d_model, 256, 512).
+        hidden: width inside the segment extractor (published: 1024). heads, ff: of every transformer layer.
+        dropout: after embedding and before the head. attention_dropout: inside transformer layers (published: 0).
+        token_steps: longer segments are averaged to this many steps before they become a token, which bounds the
+            number of parameters for long periods; None keeps every step (published).
+        max_parameters: refuse to build a larger network.
+
+    Raises:
+        SeqattnError: a period out of range, no period, or more than `max_parameters` parameters.
+    """
+
+    def __init__(
+        self, in_channels: int, seq_len: int, num_classes: int, periods: Sequence[int], *,
+        bins: Sequence[int] | None = None, blocks: int = 2, layout: Layout = "contiguous",
+        weighting: Literal["input", "official"] = "input", pointwise: bool = False,
+        head: Literal["masked_mean", "flatten"] = "masked_mean", shared_norm: bool = False, mask: bool = True,
+        embed_padding: Literal["zeros", "circular"] = "zeros", time_branch: bool = True, d_model: int | None = None,
+        d_token: int | None = None, hidden: int = 1024, heads: int = 4, ff: int = 256, dropout: float = 0.1,
+        attention_dropout: float = 0.0, token_steps: int | None = None, max_parameters: int = 500_000_000,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        _check_periods(periods, bins, seq_len)
+        channels = d_model or min(max(4 * in_channels, 64), 256)
+        token_channels = d_token or min(max(4 * channels, 256), 512)
+        self.in_channels, self.seq_len, self.num_classes = in_channels, seq_len, num_classes
+        self.periods, self.mask, self.channels, self.token_channels = list(periods), mask, channels, token_channels
+        self.whole_length = head == "flatten" or layout == "interleaved" or not mask
+        norms = 1 if shared_norm else blocks
+        count = self.parameter_count(
+            in_channels, seq_len, num_classes, periods, channels=channels, token_channels=token_channels,
+            blocks=blocks, norms=norms, hidden=hidden, ff=ff, pointwise=pointwise, time_branch=time_branch,
+            flatten=head == "flatten", learned_weights=weighting == "input", token_steps=token_steps,
+        )  # fmt: skip
+        if count > max_parameters:
+            raise SeqattnError(
+                f"MPTSNet: periods {list(periods)} with {channels} channels need {count:,} parameters, more than "
+                f"max_parameters={max_parameters:,}; set token_steps (such as 32), give shorter periods or raise the cap"
+            )
+        self.embedding = Embedding(in_channels, channels, 1 if pointwise else 3, embed_padding, dropout)
+        self.weights = PeriodWeights(weighting, bins or _nearest_bins(periods, seq_len), seq_len, blocks)
+        self.blocks = nn.ModuleList(
+            PeriodicBlock(
+                channels, token_channels, periods, hidden=hidden, heads=heads, ff=ff, layout=layout,
+                cls_token=not pointwise, time_branch=time_branch, token_steps=token_steps, dropout=attention_dropout,
+            )
+            for _ in range(blocks)
+        )  # fmt: skip
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(norms))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels * (seq_len if head == "flatten" else 1), num_classes)
+        self.flatten_head = head == "flatten"
+
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, return_attention: bool = False
+    ) -> Tensor | tuple[Tensor, MPTSNetAttention]:
+        """Logits (batch, num_classes), and an `MPTSNetAttention` when `return_attention`.
+
+        x: (batch, length, in_channels), any finite or non-finite content past each series' end.
+        lengths: (batch,) valid steps, at least 1 each; None means all. Padding never changes a logit.
+        A model with a flatten head, interleaved layout or mask=False takes at most seq_len steps.
+        """
+        x, valid = self._prepare(x, lengths)
+        mask = valid if self.mask else None
+        length = x.shape[1]
+        positions = sinusoid_table(length + 1, self.channels, x)
+        token_positions = sinusoid_table(-(-length // min(self.periods)) + 1, self.token_channels, x)
+        amplitudes = self.weights.amplitudes(x) if self.weights.kind == "input" else None
+        record = MPTSNetAttention() if return_attention else None
+        x = self.embedding(x, positions, mask)
+        for index, block in enumerate(self.blocks):
+            if mask is not None:
+                x = x * mask[..., None]
+            weights = self.weights(index, x, amplitudes)
+            x = block(x, weights, (positions, token_positions), mask, self.mask, record)
+            x = self.norms[index % len(self.norms)](x)
+        x = self.dropout(F.gelu(x))
+        logits = self.head(self._pool(x, mask))
+        return logits if record is None else (logits, record)
+
+    def _prepare(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Blank the padding; bring x to seq_len where the model needs it. Returns x and the valid steps or None."""
+        if x.dim() != 3 or x.shape[-1] != self.in_channels:
+            raise ValueError(f"MPTSNet: x has shape {tuple(x.shape)}, it must be (batch, length, {self.in_channels})")
+        length = x.shape[1]
+        if self.whole_length and length > self.seq_len and lengths is None:
+            raise ValueError(f"MPTSNet: x has {length} steps, this model was built for at most {self.seq_len}")
+        if lengths is None and self.whole_length and length < self.seq_len:
+            lengths = torch.full((len(x),), length, device=x.device)
+        if self.whole_length and length != self.seq_len:
+            x = F.pad(x, (0, 0, 0, self.seq_len - length))  # negative padding crops
+        if lengths is None:
+            return x, None
+        valid = length_mask(lengths, x.shape[1])
+        return x.masked_fill(~valid[..., None], 0), valid
+
+    def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if self.flatten_head:
+            return (x if mask is None else x * mask[..., None]).flatten(1)
+        return masked_mean(x, None if mask is None else mask[..., None], 1)
+
+    @classmethod
+    def from_official(
+        cls, state_dict: dict[str, Tensor], *, in_channels: int, seq_len: int, num_classes: int,
+        periods: Sequence[int], pointwise: bool = False, layout: Layout = "interleaved",
+    ) -> "MPTSNet":  # fmt: skip
+        """Build the published network from its state dict (official parameter names); outputs are the same."""
+        from seqattn.models.mptsnet_official import OFFICIAL_OPTIONS, convert_state_dict
+
+        model = cls(
+            in_channels, seq_len, num_classes, periods, pointwise=pointwise, **(OFFICIAL_OPTIONS | {"layout": layout})
+        )
+        model.load_state_dict(convert_state_dict(state_dict, model))
+        return model.to(state_dict["fc.weight"].dtype)
+
+    @staticmethod
+    def parameter_count(
+        in_channels: int, seq_len: int, num_classes: int, periods: Sequence[int], *, channels: int,
+        token_channels: int, blocks: int, norms: int, hidden: int, ff: int, pointwise: bool, time_branch: bool,
+        flatten: bool, learned_weights: bool, token_steps: int | None,
+    ) -> int:  # fmt: skip
+        """Number of trainable parameters, without building the network (specification: table of shapes and counts)."""
+        cls_token = not pointwise
+        block = SegmentExtractor.parameter_count(channels, hidden)
+        block += sum(
+            TokenTransformer.parameter_count(
+                channels * _steps_of_token(period, token_steps), token_channels, ff, project_in=True,
+                cls_token=cls_token,
+            )
+            for period in periods
+        )  # fmt: skip
+        block += time_branch * TokenTransformer.parameter_count(
+            channels, channels, ff, project_in=False, cls_token=cls_token, project_out=cls_token
+        )
+        embedding = in_channels * channels * (1 if pointwise else 3)
+        head = (channels * (seq_len if flatten else 1) + 1) * num_classes
+        weights = learned_weights * blocks * (1 + len(periods))
+        return embedding + blocks * block + norms * 2 * channels + head + weights
+
+
+def _nearest_bins(periods: Sequence[int], seq_len: int) -> list[int]:
+    """The bin in 0 ... seq_len // 2 - 1 nearest to seq_len / period, the lower one on a tie (published rule)."""
+    top = max(seq_len // 2 - 1, 0)
+    return [min(top, math.ceil(seq_len / period - 0.5)) for period in periods]
+
+
+def _check_periods(periods: Sequence[int], bins: Sequence[int] | None, seq_len: int) -> None:
+    if not periods:
+        raise SeqattnError(f"MPTSNet: no period in a series of {seq_len} steps; give periods, or longer series")
+    for period in periods:
+        if not 1 <= period <= seq_len:
+            raise SeqattnError(
+                f"MPTSNet: period {period} does not fit series of at most {seq_len} steps; "
+                f"give periods between 1 and {seq_len}"
+            )
+    if bins is not None and (len(bins) != len(periods) or not all(0 <= index <= seq_len // 2 for index in bins)):
+        raise SeqattnError(f"MPTSNet: bins {list(bins)} do not belong to periods {list(periods)} of {seq_len} steps")

@@ -1,0 +1,1 @@
+"""LightningModules: network, loss and metrics of each task."""

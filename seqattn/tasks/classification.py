@@ -1,0 +1,107 @@
+"""Time-series classification as a LightningModule."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
+
+from seqattn.layers.normalize import ChannelNormalizer
+from seqattn.models.mptsnet import MPTSNet
+from seqattn.tasks.optimizers import configure_optimizer
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"mptsnet": MPTSNet}
+
+
+def classification_metrics(num_classes: int) -> MetricCollection:
+    """Accuracy, balanced accuracy (mean recall), macro F1 and macro one-against-rest AUROC, from probabilities."""
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+            "balanced_accuracy": MulticlassAccuracy(num_classes, average="macro"),
+            "macro_f1": MulticlassF1Score(num_classes, average="macro"),
+            "auroc": MulticlassAUROC(num_classes, average="macro"),
+        }
+    )
+
+
+class TimeSeriesClassification(lightning.LightningModule):
+    """A network over standardised series, cross-entropy, and the metrics of the field.
+
+    Args:
+        model: a key of `MODELS`. model_options: its constructor arguments besides in_channels, seq_len and num_classes.
+        classes: labels in the order of the logits. in_channels, seq_len: of the data. min_length: the shortest
+            training series, so that a prediction can refuse shorter ones.
+        mean, std: per channel, see `ChannelNormalizer`; None leaves the values as they are.
+        label_smoothing: of the training loss.
+        optimizer: arguments of `configure_optimizer`.
+
+    A batch is a dict: x (batch, length, channels) with NaN where missing, lengths (batch,), label (batch,).
+    Logs train_loss, val_loss, val_accuracy and val_score: the accuracy, ties broken by the lower loss.
+    """
+
+    def __init__(
+        self, *, model: str = "mptsnet", model_options: dict[str, Any], classes: Sequence[str], in_channels: int,
+        seq_len: int, min_length: int = 1, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+        label_smoothing: float = 0.0, optimizer: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.save_hyperparameters()
+        self.normalizer = ChannelNormalizer(mean or [0.0] * in_channels, std or [1.0] * in_channels)
+        self.network = MODELS[model](in_channels, seq_len, len(classes), **model_options)
+        self.label_smoothing, self.optimizer_options = label_smoothing, optimizer or {}
+        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+        self.val_accuracy = MulticlassAccuracy(len(classes), average="micro")
+        self.test_metrics = classification_metrics(len(classes)).clone(prefix="test_")
+
+    def forward(self, x: Tensor, lengths: Tensor, **options: Any) -> Any:
+        """Logits (batch, classes) of raw series; `options` go to the network."""
+        return self.network(self.normalizer(x, lengths), lengths, **options)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits = self(batch["x"], batch["lengths"])
+        loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
+        self.train_loss.update(loss.detach(), len(logits))
+        self.log("train_loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        logits = self(batch["x"], batch["lengths"]).float()
+        self.val_loss.update(F.cross_entropy(logits, batch["label"]), len(logits))
+        self.val_accuracy.update(logits, batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        loss, accuracy = self.val_loss.compute(), self.val_accuracy.compute()
+        score = accuracy + 1e-5 / (1 + loss)  # lexicographic up to 10^5 cases
+        self.log_dict({"val_loss": loss, "val_accuracy": accuracy, "val_score": score}, prog_bar=True)
+        self.val_loss.reset()
+        self.val_accuracy.reset()
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        logits = self(batch["x"], batch["lengths"]).float()
+        self.test_metrics.update(logits.softmax(-1), batch["label"])
+        self.log_dict(self.test_metrics, on_step=False, on_epoch=True)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Class probabilities (batch, classes)."""
+        return self(batch["x"], batch["lengths"]).float().softmax(-1)
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizer(self.network, **self.optimizer_options)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @torch.inference_mode()
+    def probabilities(self, batches: Any) -> Tensor:
+        """Class probabilities (cases, classes) on the CPU, over an iterable of batches, in its order."""
+        was_training = self.training
+        self.eval()
+        parts = [self.predict_step({k: v.to(self.device) for k, v in batch.items()}, 0).cpu() for batch in batches]
+        self.train(was_training)
+        return torch.cat(parts)

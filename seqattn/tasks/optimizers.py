@@ -1,0 +1,44 @@
+"""Optimizer and learning-rate schedule, shared by all tasks."""
+
+import math
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Adam, AdamW
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+
+def configure_optimizer(
+    network: nn.Module, *, name: Literal["adam", "adamw"] = "adamw", lr: float = 1e-3, weight_decay: float = 0.0,
+    scheduler: Literal["cosine", "plateau", "none"] = "none", epochs: int = 1, warmup_epochs: int = 0,
+    min_lr: float = 0.0, plateau_factor: float = 0.5, plateau_patience: int = 10,
+) -> dict[str, Any]:  # fmt: skip
+    """What a LightningModule's `configure_optimizers` returns.
+
+    "adam" adds its weight decay to the gradient of every parameter, as the older publications do; "adamw" decays
+    matrices only. "cosine" falls from lr to min_lr over `epochs`, after a linear warm-up; "plateau" multiplies the rate
+    by plateau_factor when the training loss has not fallen for plateau_patience epochs.
+    """
+    if name == "adam":
+        optimizer: Adam | AdamW = Adam(network.parameters(), lr=lr, weight_decay=weight_decay)
+    else:
+        parameters = list(network.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = AdamW(groups, lr=lr)
+    if scheduler == "none":
+        return {"optimizer": optimizer}
+    if scheduler == "plateau":
+        plateau = ReduceLROnPlateau(optimizer, factor=plateau_factor, patience=plateau_patience, min_lr=min_lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "train_loss"}}
+
+    def factor(epoch: int) -> float:
+        if epoch < warmup_epochs:
+            return (epoch + 1) / (warmup_epochs + 1)
+        progress = min(1.0, (epoch - warmup_epochs) / max(1, epochs - warmup_epochs))
+        floor = min_lr / lr
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "epoch"}}
