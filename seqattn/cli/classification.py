@@ -74,7 +74,7 @@ def _assign(values: dict[str, Any]) -> list[str]:
 
 def evaluate(run: Run, data_dir: DataDir = None) -> None:
     """Evaluate a run on the TEST set of its data set and print the metrics as JSON."""
-    from seqattn.experiment.classification import evaluate_run
+    from seqattn.experiment.evaluation import evaluate_run
 
     typer.echo(json.dumps(evaluate_run(run, str(data_dir) if data_dir else None), indent=2))
 
@@ -86,6 +86,6 @@ def predict(
     explain: Annotated[bool, typer.Option("--explain", help="Also draw what the model looked at, per series.")] = False,
 ) -> None:
     """Predict the class of every series in FILE: case, label and one probability per class."""
-    from seqattn.experiment.classification import predict_file
+    from seqattn.experiment.evaluation import predict_file
 
     predict_file(run, file, output, explain)

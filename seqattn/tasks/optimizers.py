@@ -20,14 +20,14 @@ def configure_optimizer(
     by plateau_factor when the training loss has not fallen for plateau_patience epochs.
     """
     if name == "adam":
-        optimizer: Adam | AdamW = Adam(network.parameters(), lr=lr, weight_decay=weight_decay)
+        optimizer: Adam | AdamW = Adam(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     else:
         parameters = list(network.parameters())
         groups = [
             {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        optimizer = AdamW(groups, lr=lr)
+        optimizer = AdamW(groups, lr=lr, fused=True)
     if scheduler == "none":
         return {"optimizer": optimizer}
     if scheduler == "plateau":

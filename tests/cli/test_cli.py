@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import seqattn.experiment
+import seqattn
 from seqattn.cli.app import app
 from seqattn.experiment.config import ClassificationConfig
 from seqattn.experiment.run_directory import RunDirectory
@@ -36,12 +36,12 @@ def invoke(*arguments):
 def calls(monkeypatch):
     """Stand-ins for the functions that do the work, and what they were called with."""
     made = []
-    module = types.ModuleType("seqattn.experiment.classification")
-    module.train_run = lambda config, out, resume: made.append((config, out, resume))
-    module.evaluate_run = lambda run, data_dir: made.append((run, data_dir)) or {"accuracy": 1.0}
-    module.predict_file = lambda run, file, output, explain: made.append((run, file, output, explain))
-    monkeypatch.setitem(sys.modules, "seqattn.experiment.classification", module)
-    monkeypatch.setattr(seqattn.experiment, "classification", module, raising=False)
+    training, evaluation = (types.ModuleType(f"seqattn.experiment.{name}") for name in ("classification", "evaluation"))
+    training.train_run = lambda config, out, resume: made.append((config, out, resume))
+    evaluation.evaluate_run = lambda run, data_dir: made.append((run, data_dir)) or {"accuracy": 1.0}
+    evaluation.predict_file = lambda run, file, output, explain: made.append((run, file, output, explain))
+    for module in (training, evaluation):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return made
 
 
@@ -113,7 +113,7 @@ def test_ctrl_c_exits_130_with_its_sentence(calls, monkeypatch):
     def interrupted(config, out, resume):
         raise KeyboardInterrupt("interrupted; resume with: seqattn ...")
 
-    monkeypatch.setattr(seqattn.experiment.classification, "train_run", interrupted)
+    monkeypatch.setattr(sys.modules["seqattn.experiment.classification"], "train_run", interrupted)
     done = invoke("train", "classification")
     assert done.exit_code == 130
     assert done.stderr == "interrupted; resume with: seqattn ...\n"
