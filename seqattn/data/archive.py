@@ -29,8 +29,8 @@ def find_split(dataset: str, split: Split, data_dir: str | Path | None = None) -
     """The file of one split of a data set, downloaded if need be.
 
     Looked for as FOLDER/DATASET_SPLIT, FOLDER/DATASET/DATASET_SPLIT and FOLDER/uea/DATASET/DATASET_SPLIT, .ts before
-    .arff, in `data_dir`, then in $SEQATTN_DATA (where unset: ../shared/data, if there is one), among the files of
-    sktime, and among earlier downloads. Any other name of the archive is downloaded into the cache.
+    .arff: in `data_dir`, or where none is given in $SEQATTN_DATA (where unset: ../shared/data, if there is one) and
+    among the files of sktime; then among earlier downloads. Any other name of the archive is downloaded into the cache.
 
     Raises SeqattnError for a `data_dir` that is no folder, a folder with only one of the splits, a failed download
     and an unknown name.
@@ -74,7 +74,9 @@ def _user_roots(data_dir: str | Path | None) -> Iterator[Path]:
 
 
 def _folders(dataset: str, data_dir: str | Path | None) -> Iterator[Path]:
-    for root in (*_user_roots(data_dir), _sktime_folder() / "data", cache_folder() / "datasets"):
+    roots = [*_user_roots(data_dir)]
+    roots = roots[:1] if data_dir is not None else [*roots, _sktime_folder() / "data"]
+    for root in (*roots, cache_folder() / "datasets"):
         yield from (root, root / dataset, root / "uea" / dataset)
 
 

@@ -183,6 +183,8 @@ class UEADataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         rank, world = rank_and_world()
         sampler = ShuffleSampler(len(self.train_indices), self.seed, rank=rank, world=world)
+        if self.trainer is not None:  # worker processes read the order of a resumed epoch before Lightning sets it
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return self._loader(self.train_set, self.train_indices, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:

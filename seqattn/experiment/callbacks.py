@@ -145,6 +145,12 @@ class EpochTable(Callback):
         return text.getvalue()
 
 
+def read_table(path: Path) -> list[dict[str, float]]:
+    """Return the rows that `EpochTable` wrote; a value an epoch did not log is left out."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
 class EpochLines(Callback):
     """Print the table's newest row as one plain line per epoch, for logs that hold no progress bar."""
 

@@ -15,6 +15,7 @@ import torch
 
 from seqattn.data.uea import UEADataModule, suggested_folds
 from seqattn.errors import SeqattnError
+from seqattn.experiment.callbacks import read_table
 from seqattn.experiment.config import ClassificationConfig
 from seqattn.experiment.evaluation import load_module, test_run, training_tensors
 from seqattn.experiment.figures import learning_curves
@@ -122,7 +123,7 @@ def _fit(
     )
     last = folder / "last.ckpt"
     fit(trainer, module, data, run, last if last.is_file() else None)
-    return [dict(row) for callback in trainer.callbacks for row in getattr(callback, "rows", [])]
+    return read_table(table)
 
 
 def _cross_validate(config: ClassificationConfig, run: RunDirectory, folds: int) -> tuple[Rows, int]:

@@ -76,6 +76,7 @@ class MPTSNetConfig(Config):
     heads: Count = 4
     ff: Count = 256
     dropout: Fraction = 0.1
+    attention_dropout: Fraction = 0.0
     token_steps: Count | None = None
     max_parameters: Count = 500_000_000
 

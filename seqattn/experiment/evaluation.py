@@ -32,8 +32,8 @@ def load_module(run: RunDirectory) -> TimeSeriesClassification:
     Raises:
         SeqattnError: there is no checkpoint, or it is of another model.
     """
-    checkpoint = read_checkpoint(run.best)
     model = run.read_config(ClassificationConfig).model.name
+    checkpoint = read_checkpoint(run.best)
     options = checkpoint.get("hyper_parameters", {})
     if options.get("model") != model or "classes" not in options:
         raise SeqattnError(f"{run.best} is not a checkpoint of a {model} classifier: put back the run's own checkpoint")

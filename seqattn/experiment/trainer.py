@@ -27,6 +27,7 @@ NOT_THE_USERS_CONCERN = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*smaller than the logging interval.*",
     r".*LeafSpec.*",
+    r".*Total length of `list` across ranks is zero.*",
     r".*`tensorboardX` has been removed.*",
 )
 

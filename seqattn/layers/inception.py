@@ -76,7 +76,7 @@ class _MeanOfKernels(torch.autograd.Function):
         for kernel in kernels[:-1]:
             edge = (taps - kernel.shape[0]) // 2
             total[edge : taps - edge] += kernel
-        return total.div_(len(kernels))
+        return total / len(kernels)  # not div_: torch.compile loses the gradient of a tensor changed in place
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]

@@ -228,8 +228,9 @@ class PeriodWeights(nn.Module):
     def amplitudes(self, x: Tensor) -> Tensor:
         """Mean over channels of the amplitude (2 / T) |FFT| at each bin: (batch, length, channels) -> (batch, periods)."""
         signal = x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
-        spectrum = torch.fft.rfft(signal, n=self.seq_len, dim=1).abs() * (2 / self.seq_len)
-        return torch.stack([spectrum[:, index] for index in self.bins], dim=1).mean(-1)
+        signal = signal.transpose(1, 2).contiguous()  # inductor mistakes the strides of an FFT along another axis
+        spectrum = torch.fft.rfft(signal, n=self.seq_len).abs() * (2 / self.seq_len)
+        return torch.stack([spectrum[..., index] for index in self.bins], dim=-1).mean(1)
 
     def forward(self, block: int, x: Tensor, input_amplitudes: Tensor | None) -> Tensor:
         """x: the block's input, used by "official"; input_amplitudes: `amplitudes` of the series, used by "input"."""
@@ -276,7 +277,7 @@ class MPTSNet(nn.Module):
 
     Args:
         in_channels, seq_len, num_classes: of the data; seq_len is the length that `bins` refer to.
-        periods: in steps, from `find_periods`; each at least 2 and at most seq_len.
+        periods: in steps, from `find_periods`; each from 1 to seq_len.
         bins: frequency bin of each period; None means the bin nearest to seq_len / period.
         blocks: periodic blocks (published: 2).
         layout: "contiguous" segments are windows of one period, as the paper describes; "interleaved", as released.
