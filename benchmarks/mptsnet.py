@@ -81,7 +81,9 @@ def main() -> None:
         for part, bar in BARS.items():
             seconds = result[part]
             result[part]["ratio"] = ratio = seconds["plain"] / seconds["ours"]
-            print(f"  {part:20s} plain {seconds['plain']:.3f} s  ours {seconds['ours']:.3f} s  {ratio:.1f}x (bar {bar})")
+            print(
+                f"  {part:20s} plain {seconds['plain']:.3f} s  ours {seconds['ours']:.3f} s  {ratio:.1f}x (bar {bar})"
+            )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")

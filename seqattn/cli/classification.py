@@ -42,7 +42,7 @@ def train(
     experiment = {
         "model.name": model,
         "data.dataset": dataset,
-        "data.data_dir": str(data_dir) if data_dir else None,
+        "data.data_dir": str(data_dir.absolute()) if data_dir else None,
         "seed": seed,
         "protocol": protocol,
     }
@@ -81,7 +81,7 @@ def evaluate(run: Run, data_dir: DataDir = None) -> None:
 
 def predict(
     run: Run,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Series as .ts or .arff.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .ts or .arff file, or a data set's name: its TEST.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")] = Path("predictions.csv"),
     explain: Annotated[bool, typer.Option("--explain", help="Also draw what the model looked at, per series.")] = False,
 ) -> None:

@@ -45,6 +45,12 @@ class SeriesSet:
     def equal_length(self) -> bool:
         return bool((self.lengths == self.max_length).all())
 
+    def observed(self, channel: int) -> NDArray[np.float32]:
+        """All values of one channel that are neither padding nor missing, in one dimension."""
+        values = self.values[:, :, channel]
+        inside = np.arange(self.max_length) < self.lengths[:, None]  # (cases, length)
+        return values[inside & ~np.isnan(values)]
+
     def subset(self, indices: Sequence[int] | NDArray[np.integer]) -> "SeriesSet":
         """The cases at `indices`, in that order, still padded to this set's longest series."""
         chosen = np.asarray(indices, dtype=np.int64)

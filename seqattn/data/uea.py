@@ -20,6 +20,7 @@ __all__ = [
     "SeriesDataset",
     "UEADataModule",
     "bundled_datasets",
+    "check_channels",
     "check_compatible",
     "find_split",
     "local_datasets",
@@ -135,7 +136,8 @@ class UEADataModule(LightningDataModule):
         _check_training_set(train, str(train_file))
         _check_test_set(test, train, str(test_file))
         self.train_indices, self.val_indices = self._choose(train)
-        _check_channels(train.subset(self.train_indices), str(train_file))
+        check_channels(train.subset(self.train_indices), f"{train_file}, the training cases")
+        check_channels(test, str(test_file))
         self.train_set, self.test_set = train, test
 
     def _choose(self, train: SeriesSet) -> tuple[Indices, Indices]:
@@ -175,7 +177,7 @@ class UEADataModule(LightningDataModule):
         part = self.train_set.subset(self.train_indices)
         means, deviations = [], []
         for channel in range(part.channels):
-            observed = _observed(part, channel).astype(np.float64)
+            observed = part.observed(channel).astype(np.float64)
             means.append(float(observed.mean()))
             deviations.append(float(observed.std()) if observed.min() < observed.max() else 1.0)
         return means, deviations
@@ -184,7 +186,7 @@ class UEADataModule(LightningDataModule):
         rank, world = rank_and_world()
         sampler = ShuffleSampler(len(self.train_indices), self.seed, rank=rank, world=world)
         if self.trainer is not None:  # worker processes read the order of a resumed epoch before Lightning sets it
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return self._loader(self.train_set, self.train_indices, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
@@ -231,14 +233,17 @@ def check_compatible(series: SeriesSet, *, in_channels: int, classes: Sequence[s
         raise SeqattnError(problem + (nearest(label, classes) or "; mend or remove the label"))
 
 
+def check_channels(series: SeriesSet, source: str) -> None:
+    """Raise SeqattnError where a channel has no value in any case."""
+    for channel in range(series.channels):
+        if not len(series.observed(channel)):
+            raise SeqattnError(
+                f"{source}: channel {channel + 1} has no value in any case; remove the channel or fill it"
+            )
+
+
 def _as_fetched(batch: Any) -> Any:
     return batch
-
-
-def _observed(series: SeriesSet, channel: int) -> np.ndarray:
-    values = series.values[:, :, channel]
-    inside = np.arange(series.max_length) < series.lengths[:, None]  # (cases, length)
-    return values[inside & ~np.isnan(values)]
 
 
 def _check_training_set(train: SeriesSet, source: str) -> None:
@@ -254,10 +259,3 @@ def _check_test_set(test: SeriesSet, train: SeriesSet, source: str) -> None:
         raise SeqattnError(f"{source} has no class labels; give predict, not training, a file without labels")
     trained = [name for name in train.classes if (train.labels == name).any()]
     check_compatible(test, in_channels=train.channels, classes=trained, source=source)
-
-
-def _check_channels(part: SeriesSet, source: str) -> None:
-    for channel in range(part.channels):
-        if not len(_observed(part, channel)):
-            problem = f"{source}: channel {channel + 1} has no value in any training case"
-            raise SeqattnError(f"{problem}; remove the channel or fill it")

@@ -20,7 +20,7 @@ from seqattn.experiment.config import ClassificationConfig
 from seqattn.experiment.evaluation import load_module, test_run, training_tensors
 from seqattn.experiment.figures import learning_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write, atomic_write_text, is_first_process
-from seqattn.experiment.trainer import build_trainer, fit
+from seqattn.experiment.trainer import build_trainer, check_devices, fit
 from seqattn.layers.periods import find_periods
 from seqattn.tasks.classification import TimeSeriesClassification
 
@@ -41,11 +41,7 @@ def train_run(config: ClassificationConfig, out: Path | None = None, resume: Pat
     Raises:
         SeqattnError: the data, the configuration or the machine do not allow it.
     """
-    data = _data_module(config, folds=1, fold=None)
-    data.setup()
-    folds = _number_of_folds(config, data)
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
-    build_module(config, data)  # a model that cannot be built fails before anything is written
+    folds = _check(config)
     if resume is not None:
         run = RunDirectory.open(resume)
     else:
@@ -65,10 +61,24 @@ def train_run(config: ClassificationConfig, out: Path | None = None, resume: Pat
     return run
 
 
+def _check(config: ClassificationConfig) -> int:
+    """Return the number of folds, having met every mistake that can be met before anything is written."""
+    check_devices(config.trainer)
+    data = _data_module(config, folds=1, fold=None)
+    data.setup()
+    folds = _number_of_folds(config, data)
+    for fold in range(folds):
+        part = _data_module(config, folds, fold)
+        part.setup()
+        part.statistics()
+    build_module(config, data)
+    return folds
+
+
 def build_module(config: ClassificationConfig, data: UEADataModule) -> TimeSeriesClassification:
     """The task of a configuration, with normalisation and periods from the training part of `data`."""
     mean, std = data.statistics() if config.data.normalize == "zscore" else (None, None)
-    options = config.model.model_dump(exclude={"name", "k", "period_method", "periods"})
+    options = config.model.network_options()
     if config.model.periods is None:
         x, lengths = training_tensors(data, mean, std)
         as_published = config.model.period_method == "official"
@@ -138,11 +148,20 @@ def _cross_validate(config: ClassificationConfig, run: RunDirectory, folds: int)
                 atomic_write_text(done, json.dumps(rows))
             tables.append(rows)
         else:
-            tables.append(json.loads(done.read_text()))
+            tables.append(_read_rows(done))
     names = tables[0][0].keys()
-    mean = [{name: statistics.fmean(row[name] for row in epoch) for name in names} for epoch in zip(*tables, strict=True)]
+    mean = [
+        {name: statistics.fmean(row[name] for row in epoch) for name in names} for epoch in zip(*tables, strict=True)
+    ]
     best = max(range(len(mean)), key=lambda index: mean[index]["val_score"])
     return mean, best + 1
+
+
+def _read_rows(path: Path) -> Rows:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise SeqattnError(f"{path} is damaged: delete it and resume, the fold is trained again") from None
 
 
 def _finish(
@@ -175,10 +194,9 @@ def _finish(
     }
     if selection == "paper":
         results["last_epoch_accuracy"] = rows[-1]["val_accuracy"]
-    learning_curves(
-        selection_rows, f"{config.data.dataset}, {config.name}, {config.protocol} protocol, seed {config.seed}",
-        run.figures / "learning_curves.png",
-    )  # fmt: skip
+    title = f"{config.data.dataset}, {config.name}, {config.protocol} protocol, seed {config.seed}"
+    evaluated = "test" if selection == "paper" else "validation"
+    learning_curves(selection_rows, evaluated, title, run.figures / "learning_curves.png")
     results["test"] = test_run(run, config, module)
     run.write_results(results)
     print(summary_sentence(results, run), flush=True)

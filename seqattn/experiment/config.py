@@ -1,6 +1,6 @@
 """The typed configuration of an experiment."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -79,6 +79,10 @@ class MPTSNetConfig(Config):
     attention_dropout: Fraction = 0.0
     token_steps: Count | None = None
     max_parameters: Count = 500_000_000
+
+    def network_options(self) -> dict[str, Any]:
+        """The arguments of the network that do not depend on the data."""
+        return self.model_dump(exclude={"name", "k", "period_method", "periods"})
 
 
 # a second model makes this Annotated[MPTSNetConfig | OtherConfig, Field(discriminator="name")]

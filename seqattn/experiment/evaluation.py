@@ -12,9 +12,10 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from seqattn.data.archive import find_split
 from seqattn.data.cache import load_series
 from seqattn.data.series import SeriesSet
-from seqattn.data.uea import SeriesDataset, UEADataModule, check_compatible
+from seqattn.data.uea import SeriesDataset, UEADataModule, check_channels, check_compatible
 from seqattn.errors import SeqattnError
 from seqattn.experiment.config import ClassificationConfig
 from seqattn.experiment.figures import confusion_matrix, explained_series
@@ -22,7 +23,7 @@ from seqattn.experiment.run_directory import RunDirectory, atomic_write, atomic_
 from seqattn.experiment.trainer import check_weights, read_checkpoint
 from seqattn.layers.normalize import ChannelNormalizer
 from seqattn.models.mptsnet import MPTSNet
-from seqattn.models.saliency import period_saliency
+from seqattn.models.saliency import check_saliency, period_saliency
 from seqattn.tasks.classification import TimeSeriesClassification, classification_metrics
 
 
@@ -32,18 +33,26 @@ def load_module(run: RunDirectory) -> TimeSeriesClassification:
     Raises:
         SeqattnError: there is no checkpoint, or it is of another model.
     """
-    model = run.read_config(ClassificationConfig).model.name
+    model = run.read_config(ClassificationConfig).model
     checkpoint = read_checkpoint(run.best)
     options = checkpoint.get("hyper_parameters", {})
-    if options.get("model") != model or "classes" not in options:
-        raise SeqattnError(f"{run.best} is not a checkpoint of a {model} classifier: put back the run's own checkpoint")
+    stored = options.get("model_options", {})
+    different = [key for key, value in model.network_options().items() if stored.get(key, value) != value]
+    if options.get("model") != model.name or different:
+        wrong = different[0] if different else "model"
+        raise SeqattnError(
+            f"{run.best} is a checkpoint of another model ({wrong} differs from {run.config}): "
+            "put back the checkpoint this run wrote"
+        )
     module = TimeSeriesClassification(**options)
     check_weights(checkpoint, module, run.best)
     module.load_state_dict(checkpoint["state_dict"])
     return module.eval()
 
 
-def training_tensors(data: UEADataModule, mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+def training_tensors(
+    data: UEADataModule, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Tensor, Tensor]:
     """The training cases as a network sees them: x (cases, seq_len, channels) and lengths (cases,)."""
     dataset = SeriesDataset(data.train_set, data.classes, indices=data.train_indices, seq_len=data.seq_len)
     batch = dataset.__getitems__(list(range(len(dataset))))
@@ -52,20 +61,21 @@ def training_tensors(data: UEADataModule, mean: Sequence[float] | None, std: Seq
 
 
 def evaluate_run(path: Path, data_dir: str | None = None) -> dict[str, Any]:
-    """Test a finished run again on its TEST set; rewrites predictions.csv and the confusion matrix, returns the metrics.
+    """Test a finished run again on its TEST set, rewrite predictions.csv and the confusion matrix, return the metrics.
 
     Raises:
         SeqattnError: `path` is not a finished run of classification, or its data are missing.
     """
     run = RunDirectory.open(path)
     config = run.read_config(ClassificationConfig)
+    run.read_results()  # refuses a run that has not finished
     if data_dir is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"data_dir": data_dir})})
     metrics = test_run(run, config, load_module(run))
     return {"dataset": config.data.dataset, "protocol": config.protocol, **metrics}
 
 
-def test_run(run: RunDirectory, config: ClassificationConfig, module: TimeSeriesClassification) -> dict[str, float]:
+def test_run(run: RunDirectory, config: ClassificationConfig, module: TimeSeriesClassification) -> dict[str, Any]:
     """Metrics over the whole TEST set; writes predictions.csv, model.safetensors and the confusion matrix."""
     data = UEADataModule(config.data.dataset, config.data.data_dir, fold=None, seed=config.seed)
     data.setup()
@@ -75,7 +85,7 @@ def test_run(run: RunDirectory, config: ClassificationConfig, module: TimeSeries
     )
     probabilities = predict_probabilities(module, data.test_set, config.data.eval_batch_size)
     labels = torch.tensor([classes.index(label) for label in data.test_set.labels])
-    metrics = {name: float(value) for name, value in classification_metrics(len(classes))(probabilities, labels).items()}
+    metrics: dict[str, Any] = classification_metrics(probabilities, labels)
     write_predictions(run.predictions, classes, probabilities)
     weights = {name: value.contiguous() for name, value in module.state_dict().items() if "metric" not in name}
     atomic_write(run.weights, lambda file: file.write(save(weights)) and None)
@@ -89,22 +99,39 @@ def test_run(run: RunDirectory, config: ClassificationConfig, module: TimeSeries
 def predict_file(path: Path, file: Path, output: Path, explain: bool = False) -> None:
     """Write `output` (case, predicted label, one probability per class) for every series in `file`.
 
+    file: .ts or .arff; the bare name of a data set at hand stands for its TEST file.
     explain: also write one picture a series into the folder named after `output`, see `explain_series`.
 
     Raises:
         SeqattnError: not a finished run, or series the network cannot take.
     """
     run = RunDirectory.open(path)
+    batch_size = run.read_config(ClassificationConfig).data.eval_batch_size
+    run.read_results()  # refuses a run that has not finished
     module = load_module(run)
+    folder = output.with_name(f"{output.stem}-explained")
+    if explain:
+        explainable_network(module, folder)
+    if not file.suffix and not file.exists():
+        file = find_split(str(file), "TEST")
     series = load_series(file)
     check_series(series, module, str(file))
-    probabilities = predict_probabilities(module, series, run.read_config(ClassificationConfig).data.eval_batch_size)
+    probabilities = predict_probabilities(module, series, batch_size)
     write_predictions(output, module.hparams["classes"], probabilities)
     print(f"wrote {output} ({series.cases} cases)")
     if explain:
-        folder = output.with_name(f"{output.stem}-explained")
         explain_series(module, series, probabilities, folder)
         print(f"wrote {series.cases} pictures to {folder}")
+
+
+def explainable_network(module: TimeSeriesClassification, folder: Path) -> MPTSNet:
+    """The network, if it has period attention and pictures can go into `folder`; SeqattnError otherwise."""
+    if not isinstance(module.network, MPTSNet):
+        raise SeqattnError(f"--explain needs an MPTSNet run, this one is {module.hparams['model']}")
+    check_saliency(module.network)
+    if folder.exists() and not folder.is_dir():
+        raise SeqattnError(f"{folder} is a file, the pictures go into a folder of that name: choose another -o")
+    return module.network
 
 
 def check_series(series: SeriesSet, module: TimeSeriesClassification, source: str) -> None:
@@ -114,6 +141,7 @@ def check_series(series: SeriesSet, module: TimeSeriesClassification, source: st
     """
     options = module.hparams
     check_compatible(series, in_channels=options["in_channels"], classes=options["classes"], source=source)
+    check_channels(series, source)
     network = module.network
     if not isinstance(network, MPTSNet):
         return
@@ -121,8 +149,9 @@ def check_series(series: SeriesSet, module: TimeSeriesClassification, source: st
     if series.lengths.min() < shortest:
         case = int(series.lengths.argmin())
         raise SeqattnError(
-            f"{source}, case {case + 1}: {series.lengths[case]} steps, but the longest period is {max(network.periods)} "
-            f"and the shortest training series had {options['min_length']}; give at least {shortest} steps"
+            f"{source}, case {case + 1}: {series.lengths[case]} steps, but the longest period is "
+            f"{max(network.periods)} and the shortest training series had {options['min_length']}; "
+            f"give at least {shortest} steps"
         )
     if network.whole_length and series.lengths.max() > network.seq_len:
         case = int(series.lengths.argmax())
@@ -149,18 +178,9 @@ def write_predictions(path: Path, classes: Sequence[str], probabilities: Tensor)
     atomic_write_text(path, text.getvalue())
 
 
-def explain_series(
-    module: TimeSeriesClassification, series: SeriesSet, probabilities: Tensor, folder: Path
-) -> None:
-    """One PNG a series: its channels over the period-attention saliency, and the periods with their weights.
-
-    Raises:
-        SeqattnError: the network has no periods, or no CLS token.
-    """
-    network = module.network
-    if not isinstance(network, MPTSNet):
-        raise SeqattnError(f"--explain needs an MPTSNet run, this one is {module.hparams['model']}")
-    classes = module.hparams["classes"]
+def explain_series(module: TimeSeriesClassification, series: SeriesSet, probabilities: Tensor, folder: Path) -> None:
+    """One PNG a series: its channels over the period-attention saliency, and the periods with their weights."""
+    network, classes = explainable_network(module, folder), module.hparams["classes"]
     for case in range(series.cases):
         length = int(series.lengths[case])
         values = torch.from_numpy(series.values[case : case + 1, :length])

@@ -33,8 +33,8 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: Sequenc
     save(figure, path)
 
 
-def learning_curves(rows: Sequence[Mapping[str, float]], title: str, path: Path) -> None:
-    """rows: the run's table, one mapping an epoch."""
+def learning_curves(rows: Sequence[Mapping[str, float]], evaluated: str, title: str, path: Path) -> None:
+    """rows: the run's table, one mapping an epoch. evaluated: what the val_ columns were measured on."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
     figure.suptitle(title)
@@ -45,7 +45,11 @@ def learning_curves(rows: Sequence[Mapping[str, float]], title: str, path: Path)
         for name in names:
             points = [(row["epoch"], row[name]) for row in rows if name in row]
             if points:
-                axes.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
+                axes.plot(
+                    *zip(*points, strict=True),
+                    marker=".",
+                    label=name.replace("val_", f"{evaluated} ").replace("_", " "),
+                )
         axes.set(xlabel="epoch", ylabel=label)
         if axes.lines:
             axes.legend()

@@ -1,5 +1,6 @@
 """The folder of one run, and files that are either whole or absent."""
 
+import contextlib
 import errno
 import json
 import os
@@ -74,7 +75,12 @@ class RunDirectory:
         if is_first_process():
             data = {**config.model_dump(mode="json"), "environment": describe_environment()}
             text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-            atomic_write_text(self.config, text)
+            try:
+                atomic_write_text(self.config, text)
+            except SeqattnError:  # a folder without configuration is no run: leave none behind
+                self.checkpoints.rmdir()
+                self.path.rmdir()
+                raise
 
     def read_config(self, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
         """Return the configuration of the run, with `key.path=value` overrides applied.
@@ -131,6 +137,8 @@ def atomic_write(path: Path, writer: Callable[[BinaryIO], object]) -> None:
     Raises:
         SeqattnError: the disk is full, a size limit is reached, or the place may not be written.
     """
+    if not path.name or path.is_dir():
+        raise SeqattnError(f"cannot write {path}: it is a folder; name a file in it")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +148,8 @@ def atomic_write(path: Path, writer: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         if cause := _disk_error(error):
             raise SeqattnError(_disk_sentence(path, cause)) from error
         raise
@@ -169,9 +178,8 @@ def _claim(path: Path) -> bool:
 
 def _disk_error(error: BaseException | None) -> OSError | None:
     """The OSError behind `error`: torch.save wraps what the file raised."""
-    known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
     while error is not None:
-        if isinstance(error, OSError) and error.errno in known:
+        if isinstance(error, OSError):
             return error
         error = error.__cause__ or error.__context__
     return None

@@ -62,7 +62,7 @@ def build_trainer(
     Raises:
         SeqattnError: the machine has no such device, or `config.patience` is set without a monitor.
     """
-    accelerator = _check_devices(config)
+    accelerator = check_devices(config)
     quiet_lightning()
     folder = checkpoint_dir or run.checkpoints
     rows = EpochTable(table or run.metrics)
@@ -159,7 +159,12 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def _check_devices(config: TrainerConfig) -> str:
+def check_devices(config: TrainerConfig) -> str:
+    """Return the accelerator, "cpu" or "gpu", that the configuration means on this machine.
+
+    Raises:
+        SeqattnError: the machine has no such device, too few, or cannot compute in that precision.
+    """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if config.accelerator == "gpu" and gpus == 0:
         raise SeqattnError("trainer.accelerator is gpu, but this machine has no CUDA device: use --accelerator cpu")

@@ -6,10 +6,10 @@ matrix product; both are exact. Tensors are (batch, segments, steps, channels).
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from seqattn.layers.masking import masked_max, masked_mean
@@ -34,22 +34,22 @@ class _GatherTaps(torch.autograd.Function):
     """Autograd through the slices would allocate the whole padded tensor once a tap; the adjoint is one pass."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, taps: int) -> Tensor:
-        ctx.taps = taps  # type: ignore[attr-defined]
+    def forward(ctx: Any, x: Tensor, taps: int) -> Tensor:
+        ctx.taps = taps
         steps, radius = x.shape[-2], taps // 2
         x = F.pad(x, (0, 0, radius, radius))
         return torch.cat([x[..., tap : tap + steps, :] for tap in range(taps)], dim=-1)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        taps = ctx.taps  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        taps = ctx.taps
         return _ScatterTaps.apply(grad, taps), None
 
 
 class _ScatterTaps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, taps: int) -> Tensor:
-        ctx.taps = taps  # type: ignore[attr-defined]
+    def forward(ctx: Any, x: Tensor, taps: int) -> Tensor:
+        ctx.taps = taps
         steps, radius, channels = x.shape[-2], taps // 2, x.shape[-1] // taps
         out = x[..., radius * channels : (radius + 1) * channels].clone()
         for tap in range(taps):
@@ -61,8 +61,8 @@ class _ScatterTaps(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        taps = ctx.taps  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        taps = ctx.taps
         return _GatherTaps.apply(grad, taps), None
 
 
@@ -70,7 +70,7 @@ class _MeanOfKernels(torch.autograd.Function):
     """Mean of centred kernels of 1, 3, 5, ... taps on their leading axis; each one's gradient is a slice."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, *kernels: Tensor) -> Tensor:
+    def forward(ctx: Any, *kernels: Tensor) -> Tensor:
         taps = kernels[-1].shape[0]
         total = kernels[-1].clone()
         for kernel in kernels[:-1]:
@@ -79,7 +79,7 @@ class _MeanOfKernels(torch.autograd.Function):
         return total / len(kernels)  # not div_: torch.compile loses the gradient of a tensor changed in place
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         taps = grad.shape[0]
         edges = [(taps - size) // 2 for size in KERNEL_SIZES]
         return tuple(grad[edge : taps - edge] / len(KERNEL_SIZES) for edge in edges)
@@ -89,8 +89,8 @@ class InceptionConv(nn.Module):
     """Mean of six "same" convolutions with kernels 1, 3, ..., 11, computed as one 11-tap convolution.
 
     The six kernels stay separate parameters, so weights, weight decay and optimiser state are those of the published
-    model. They are stored as the factors of a matrix product: (size, in, out) where channels grow, and where they shrink
-    (size, out, in) with the taps in reverse order. Initialised Kaiming-normal (fan-out, ReLU), biases zero.
+    model. They are stored as the factors of a matrix product: (size, in, out) where channels grow, and where they
+    shrink (size, out, in) with the taps in reverse order. Initialised Kaiming-normal (fan-out, ReLU), biases zero.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -144,7 +144,8 @@ class CBAM(nn.Module):
         """Gate `x`; pools skip steps where `mask` is False.
 
         x: (batch, segments, steps, channels); mask: broadcastable to (batch, segments, steps), no segment all False.
-        Returns the gated x, the channel gate (batch, segments, channels) and the position gate (batch, segments, steps).
+        Returns the gated x, the channel gate (batch, segments, channels) and the position gate (batch, segments,
+        steps).
         """
         expanded = None if mask is None else mask[..., None]
         pools = torch.stack([masked_mean(x, expanded, -2), masked_max(x, expanded, -2)])  # (2, B, n, channels)

@@ -14,6 +14,9 @@ class ChannelNormalizer(nn.Module):
     mean, std: one number a channel, of the training data.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32))

@@ -17,7 +17,7 @@ def find_periods(
 ) -> tuple[list[int], list[int]]:
     """Return the `k` strongest periods (in steps) of a data set and their integer frequency bins.
 
-    Bin j of a series of T steps has period round(T / j), half to even; bins 0 and 1 (no period, one period) never count.
+    Bin j of a series of T steps has period round(T / j), half to even; bins 0 and 1 (no or one period) never count.
     Ordered by falling strength; fewer than `k` are returned where a short series has fewer.
 
     Args:

@@ -205,7 +205,7 @@ def _segment_mask(x: Tensor, mask: Tensor | None, period: int, layout: Layout) -
 
 
 def _usable(mask: Tensor | None) -> Tensor | None:
-    """A segment of padding only is pooled as if it were data: it is never attended to, and an empty pool has no value."""
+    """A segment of padding only is pooled as if it were data: nothing attends to it, and an empty pool has no value."""
     return None if mask is None else mask | ~mask.any(-1, keepdim=True)
 
 
@@ -226,7 +226,7 @@ class PeriodWeights(nn.Module):
             self.bias = nn.Parameter(torch.zeros(blocks, len(self.bins)))
 
     def amplitudes(self, x: Tensor) -> Tensor:
-        """Mean over channels of the amplitude (2 / T) |FFT| at each bin: (batch, length, channels) -> (batch, periods)."""
+        """(batch, length, channels) -> (batch, periods): the channels' mean amplitude (2 / T) |FFT| at each bin."""
         signal = x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
         signal = signal.transpose(1, 2).contiguous()  # inductor mistakes the strides of an FFT along another axis
         spectrum = torch.fft.rfft(signal, n=self.seq_len).abs() * (2 / self.seq_len)
@@ -296,7 +296,8 @@ class MPTSNet(nn.Module):
         max_parameters: refuse to build a larger network.
 
     Raises:
-        SeqattnError: a period out of range, no period, or more than `max_parameters` parameters.
+        SeqattnError: a period out of range, no period, heads that do not divide the widths, or more than
+            `max_parameters` parameters.
     """
 
     def __init__(
@@ -313,7 +314,12 @@ class MPTSNet(nn.Module):
         channels = d_model or min(max(4 * in_channels, 64), 256)
         token_channels = d_token or min(max(4 * channels, 256), 512)
         self.in_channels, self.seq_len, self.num_classes = in_channels, seq_len, num_classes
-        self.periods, self.mask, self.channels, self.token_channels = list(periods), mask, channels, token_channels
+        self.periods, self.layout, self.pointwise, self.mask = list(periods), layout, pointwise, mask
+        self.channels, self.token_channels = channels, token_channels
+        if channels % heads or token_channels % heads:
+            raise SeqattnError(
+                f"MPTSNet: {heads} heads must divide both widths, d_model={channels} and d_token={token_channels}"
+            )
         self.whole_length = head == "flatten" or layout == "interleaved" or not mask
         norms = 1 if shared_norm else blocks
         count = self.parameter_count(
@@ -324,7 +330,7 @@ class MPTSNet(nn.Module):
         if count > max_parameters:
             raise SeqattnError(
                 f"MPTSNet: periods {list(periods)} with {channels} channels need {count:,} parameters, more than "
-                f"max_parameters={max_parameters:,}; set token_steps (such as 32), give shorter periods or raise the cap"
+                f"max_parameters={max_parameters:,}; set token_steps (such as 32), shorten the periods or raise it"
             )
         self.embedding = Embedding(in_channels, channels, 1 if pointwise else 3, embed_padding, dropout)
         self.weights = PeriodWeights(weighting, bins or _nearest_bins(periods, seq_len), seq_len, blocks)

@@ -94,7 +94,7 @@ def _tokens(
     read: Reader, source: str, target: str, token_channels: int | None = None,
     state_dict: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Projections around an encoder; with `token_channels`, tokens are (channel, step) there and (step, channel) here."""
+    """Projections around an encoder; with `token_channels`, tokens there are (channel, step), here (step, channel)."""
 
     def by_step(weight: Tensor) -> Tensor:
         if token_channels is None:

@@ -13,6 +13,12 @@ from seqattn.layers.masking import length_mask
 from seqattn.models.mptsnet import MPTSNet, unfold
 
 
+def check_saliency(model: MPTSNet) -> None:
+    """Raise SeqattnError where the model has no CLS token (pointwise), whose attention is the saliency."""
+    if model.pointwise:
+        raise SeqattnError("a pointwise MPTSNet has no CLS token to explain by; train with model.pointwise=false")
+
+
 @torch.inference_mode()
 def period_saliency(model: MPTSNet, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Return the saliency (batch, length), summing to 1 over each series, and the period weights (batch, periods).
@@ -22,17 +28,16 @@ def period_saliency(model: MPTSNet, x: Tensor, lengths: Tensor) -> tuple[Tensor,
     Raises:
         SeqattnError: the model has no CLS token (pointwise).
     """
-    if model.blocks[0].period_transformers[0].cls_token is None:
-        raise SeqattnError("a pointwise MPTSNet has no CLS token to explain by; train with model.pointwise=false")
+    check_saliency(model)
     _, attention = model(x, lengths, return_attention=True)
     steps = model.seq_len if model.whole_length else x.shape[1]
     total = x.new_zeros(len(x), steps)
-    for block, weights, maps in zip(model.blocks, attention.period_weights, attention.segments, strict=True):
-        for index, period in enumerate(block.periods):
+    for weights, maps in zip(attention.period_weights, attention.segments, strict=True):
+        for index, period in enumerate(model.periods):
             on_segments = maps[index][:, :, 0, 1:].mean(1)  # (batch, segments)
             share = on_segments / on_segments.sum(-1, keepdim=True).clamp_min(1e-12)
             density = (share / period)[:, :, None].expand(-1, -1, period)
-            total += weights[:, index, None] * unfold(density[..., None], steps, block.layout)[..., 0]
+            total += weights[:, index, None] * unfold(density[..., None], steps, model.layout)[..., 0]
     total = torch.nn.functional.pad(total, (0, x.shape[1] - steps))  # negative padding crops
     total = total * length_mask(lengths, x.shape[1])
     return total / total.sum(-1, keepdim=True).clamp_min(1e-12), torch.stack(attention.period_weights).mean(0)

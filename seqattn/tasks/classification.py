@@ -7,9 +7,11 @@ import lightning
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
+from torchmetrics import CatMetric, MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.functional.classification import binary_auroc, multiclass_f1_score, multiclass_recall
 
+from seqattn.errors import SeqattnError
 from seqattn.layers.normalize import ChannelNormalizer
 from seqattn.models.mptsnet import MPTSNet
 from seqattn.tasks.optimizers import configure_optimizer
@@ -17,16 +19,25 @@ from seqattn.tasks.optimizers import configure_optimizer
 MODELS: dict[str, Callable[..., nn.Module]] = {"mptsnet": MPTSNet}
 
 
-def classification_metrics(num_classes: int) -> MetricCollection:
-    """Accuracy, balanced accuracy (mean recall), macro F1 and macro one-against-rest AUROC, from probabilities."""
-    return MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-            "balanced_accuracy": MulticlassAccuracy(num_classes, average="macro"),
-            "macro_f1": MulticlassF1Score(num_classes, average="macro"),
-            "auroc": MulticlassAUROC(num_classes, average="macro"),
-        }
-    )
+def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float | None]:
+    """accuracy, balanced_accuracy (mean recall), macro_f1 and auroc (macro, one against the rest).
+
+    probabilities: (cases, classes); labels: (cases,). A class without a case does not count towards a mean, as in
+    scikit-learn; auroc is None where no class has cases both in and outside it.
+    """
+    classes = probabilities.shape[1]
+    present = torch.bincount(labels, minlength=classes)
+    occurring = (present + torch.bincount(probabilities.argmax(-1), minlength=classes)) > 0
+    recall = multiclass_recall(probabilities, labels, classes, average="none")[present > 0]
+    f1 = multiclass_f1_score(probabilities, labels, classes, average="none")[occurring]
+    separable = ((present > 0) & (present < len(labels))).nonzero().flatten().tolist()
+    areas = [binary_auroc(probabilities[:, index], (labels == index).long()).item() for index in separable]
+    return {
+        "accuracy": (probabilities.argmax(-1) == labels).float().mean().item(),
+        "balanced_accuracy": recall.mean().item(),
+        "macro_f1": f1.mean().item(),
+        "auroc": sum(areas) / len(areas) if areas else None,
+    }
 
 
 class TimeSeriesClassification(lightning.LightningModule):
@@ -56,7 +67,7 @@ class TimeSeriesClassification(lightning.LightningModule):
         self.label_smoothing, self.optimizer_options = label_smoothing, optimizer or {}
         self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
         self.val_accuracy = MulticlassAccuracy(len(classes), average="micro")
-        self.test_metrics = classification_metrics(len(classes)).clone(prefix="test_")
+        self.test_probabilities, self.test_labels = CatMetric(), CatMetric()
 
     def forward(self, x: Tensor, lengths: Tensor, **options: Any) -> Any:
         """Logits (batch, classes) of raw series; `options` go to the network."""
@@ -68,6 +79,13 @@ class TimeSeriesClassification(lightning.LightningModule):
         self.train_loss.update(loss.detach(), len(logits))
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        if not self.train_loss.compute().isfinite():
+            raise SeqattnError(
+                f"training diverged in epoch {self.current_epoch + 1} (the loss is not finite): lower optimizer.lr or "
+                "set trainer.gradient_clip"
+            )
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits = self(batch["x"], batch["lengths"]).float()
@@ -82,9 +100,14 @@ class TimeSeriesClassification(lightning.LightningModule):
         self.val_accuracy.reset()
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        logits = self(batch["x"], batch["lengths"]).float()
-        self.test_metrics.update(logits.softmax(-1), batch["label"])
-        self.log_dict(self.test_metrics, on_step=False, on_epoch=True)
+        self.test_probabilities.update(self.predict_step(batch, batch_idx))
+        self.test_labels.update(batch["label"])
+
+    def on_test_epoch_end(self) -> None:
+        metrics = classification_metrics(self.test_probabilities.compute(), self.test_labels.compute().long())
+        self.log_dict({f"test_{name}": value for name, value in metrics.items() if value is not None})
+        self.test_probabilities.reset()
+        self.test_labels.reset()
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Class probabilities (batch, classes)."""

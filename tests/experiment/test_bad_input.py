@@ -183,6 +183,16 @@ def test_a_file_that_is_none(command, unequal_run, in_tmp, file) -> None:
     assert list(contents(in_tmp)) == [str(in_tmp / "series.csv")]
 
 
+@pytest.mark.parametrize("output", ["folder", ".", "x" * 300, "folder/file/p.csv"], ids=["folder", ".", "long", "file"])
+def test_a_place_that_cannot_be_written(command, toy, unequal_run, in_tmp, output) -> None:
+    (in_tmp / "folder").mkdir()
+    (in_tmp / "folder" / "file").write_text("mine")
+    before = contents(in_tmp)
+    error = command("predict", "classification", unequal_run, toy.folder / "Unequal_TEST.ts", "-o", output).error
+    assert "cannot write" in error
+    assert contents(in_tmp) == before
+
+
 def test_a_series_longer_than_a_network_of_fixed_length_takes(command, train, new_toy, toy, in_tmp) -> None:
     run = in_tmp / "run"
     fixed = ["--set", "data.folds=1", "--set", "model.head=flatten", "--set", "trainer.max_epochs=1"]

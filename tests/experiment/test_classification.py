@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from seqattn.data.ts_file import read_ts
-from seqattn.data.uea import UEADataModule
+from seqattn.data.uea import SeriesDataset, UEADataModule
 from seqattn.experiment.evaluation import load_module, predict_probabilities
 from seqattn.experiment.run_directory import RunDirectory
-from seqattn.tasks.classification import TimeSeriesClassification
+from seqattn.tasks.classification import TimeSeriesClassification, classification_metrics
 
 FILES = {
     *("config.yaml", "metrics.csv", "results.json", "model.safetensors", "predictions.csv"),
@@ -105,6 +105,19 @@ def test_the_metrics_are_scikit_learn_s(run: Path, toy) -> None:
     scores /= scores.sum(1, keepdims=True)
     auroc = roc_auc_score(expected, scores, multi_class="ovr", average="macro", labels=order)
     assert test["auroc"] == pytest.approx(auroc, abs=1e-6)
+
+
+def test_a_class_without_a_test_case_counts_in_no_mean() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.array([0, 1] * 10)
+    scores = generator.dirichlet((1, 1, 1), size=20)
+    found = classification_metrics(3)(torch.from_numpy(scores), torch.from_numpy(labels))
+    predicted = scores.argmax(1)
+    assert 2 in predicted
+    expected = np.mean([(predicted[labels == name] == name).mean() for name in (0, 1)])
+    assert float(found["balanced_accuracy"]) == pytest.approx(expected)
+    aurocs = [roc_auc_score(labels == name, scores[:, name]) for name in (0, 1)]
+    assert float(found["auroc"]) == pytest.approx(np.mean(aurocs))
 
 
 def test_eval_gives_the_same_numbers(run: Path, command) -> None:
@@ -295,10 +308,9 @@ def test_two_processes_train_and_validate_on_every_case(toy, tiny_arguments, env
     assert len(data.val_indices) == 9
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     module = TimeSeriesClassification.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    batches = list(data.val_dataloader())
+    batch = SeriesDataset(data.train_set, data.classes).__getitems__(data.val_indices.tolist())
     with torch.no_grad():
-        logits = torch.cat([module(batch["x"], batch["lengths"]) for batch in batches])
-    labels = torch.cat([batch["label"] for batch in batches])
+        logits, labels = module(batch["x"], batch["lengths"]), batch["label"]
     last = table(tmp_path / "run" / "metrics.csv")[-1]
     assert float(last["val_accuracy"]) == pytest.approx((logits.argmax(-1) == labels).float().mean().item())
     assert float(last["val_loss"]) == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)

@@ -5,7 +5,12 @@ import torch
 from torch.nn import functional as F
 
 from seqattn.layers.inception import (
-    CBAM, KERNEL_SIZES, InceptionConv, SegmentExtractor, gather_taps, scatter_taps,
+    CBAM,
+    KERNEL_SIZES,
+    InceptionConv,
+    SegmentExtractor,
+    gather_taps,
+    scatter_taps,
 )  # fmt: skip
 
 
