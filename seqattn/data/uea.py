@@ -136,7 +136,7 @@ class UEADataModule(LightningDataModule):
         _check_training_set(train, str(train_file))
         _check_test_set(test, train, str(test_file))
         self.train_indices, self.val_indices = self._choose(train)
-        check_channels(train.subset(self.train_indices), f"{train_file}, the training cases")
+        check_channels(train.subset(self.train_indices), str(train_file), "training case")
         check_channels(test, str(test_file))
         self.train_set, self.test_set = train, test
 
@@ -233,12 +233,12 @@ def check_compatible(series: SeriesSet, *, in_channels: int, classes: Sequence[s
         raise SeqattnError(problem + (nearest(label, classes) or "; mend or remove the label"))
 
 
-def check_channels(series: SeriesSet, source: str) -> None:
-    """Raise SeqattnError where a channel has no value in any case."""
+def check_channels(series: SeriesSet, source: str, unit: str = "case") -> None:
+    """Raise SeqattnError where a channel has no value in any case, which the message calls `unit`."""
     for channel in range(series.channels):
         if not len(series.observed(channel)):
             raise SeqattnError(
-                f"{source}: channel {channel + 1} has no value in any case; remove the channel or fill it"
+                f"{source}: channel {channel + 1} has no value in any {unit}; remove the channel or fill it"
             )
 
 

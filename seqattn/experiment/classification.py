@@ -51,7 +51,7 @@ def train_run(config: ClassificationConfig, out: Path | None = None, resume: Pat
         raise SeqattnError(f"{run.path} has finished already: read its results.json, or train a new run")
     if folds > 1:
         rows, epochs = _cross_validate(config, run, folds)
-        summary = _fit(config, run, run.checkpoints, folds=1, fold=None, stop_after=epochs)
+        summary = _fit(config, run, run.checkpoints, folds=1, fold=None, epochs=epochs)
         selection, rows_of_choice = "folds", rows
     else:
         summary = rows_of_choice = _fit(config, run, run.checkpoints, folds=1, fold=0)
@@ -113,27 +113,30 @@ def _number_of_folds(config: ClassificationConfig, data: UEADataModule) -> int:
 
 def _fit(
     config: ClassificationConfig, run: RunDirectory, folder: Path, *, folds: int, fold: int | None,
-    stop_after: int | None = None,
+    epochs: int | None = None,
 ) -> Rows:  # fmt: skip
     """One fit, resumed from folder/last.ckpt where it exists; returns its table, one row an epoch."""
+    if epochs is not None:  # the schedule, too, ends there
+        config = _with_trainer(config, max_epochs=epochs, patience=None)
+    elif folds > 1:  # every fold trains to the end: the epochs are compared across folds
+        config = _with_trainer(config, patience=None)
     data = _data_module(config, folds, fold)
     data.setup()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module = build_module(config, data)
-    settings = config.trainer
-    if stop_after is not None:
-        settings = settings.model_copy(update={"max_epochs": stop_after, "patience": None})
-    elif folds > 1:  # every fold trains to the end: the epochs are compared across folds
-        settings = settings.model_copy(update={"patience": None})
     validates = config.protocol == "paper" or fold is not None
     table = folder / "metrics.csv" if folds > 1 else run.metrics
     monitor = ("val_accuracy" if config.protocol == "paper" else "val_score") if validates else None
     trainer = build_trainer(
-        settings, run, seed=config.seed, checkpoint_dir=folder, table=table, monitor=monitor, mode="max"
+        config.trainer, run, seed=config.seed, checkpoint_dir=folder, table=table, monitor=monitor, mode="max"
     )
     last = folder / "last.ckpt"
     fit(trainer, module, data, run, last if last.is_file() else None)
     return read_table(table)
+
+
+def _with_trainer(config: ClassificationConfig, **changes: Any) -> ClassificationConfig:
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update=changes)})
 
 
 def _cross_validate(config: ClassificationConfig, run: RunDirectory, folds: int) -> tuple[Rows, int]:

@@ -66,6 +66,7 @@ class MPTSNetConfig(Config):
     weighting: Literal["input", "official"] = "input"
     pointwise: bool = False
     head: Literal["masked_mean", "flatten"] = "masked_mean"
+    head_bins: Count = 1
     shared_norm: bool = False
     mask: bool = True
     embed_padding: Literal["zeros", "circular"] = "zeros"

@@ -109,7 +109,7 @@ def predict_file(path: Path, file: Path, output: Path, explain: bool = False) ->
     batch_size = run.read_config(ClassificationConfig).data.eval_batch_size
     run.read_results()  # refuses a run that has not finished
     module = load_module(run)
-    folder = output.with_name(f"{output.stem}-explained")
+    folder = output.parent / f"{output.stem}-explained"
     if explain:
         explainable_network(module, folder)
     if not file.suffix and not file.exists():

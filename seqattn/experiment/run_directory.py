@@ -137,10 +137,10 @@ def atomic_write(path: Path, writer: Callable[[BinaryIO], object]) -> None:
     Raises:
         SeqattnError: the disk is full, a size limit is reached, or the place may not be written.
     """
-    if not path.name or path.is_dir():
-        raise SeqattnError(f"cannot write {path}: it is a folder; name a file in it")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             writer(file)

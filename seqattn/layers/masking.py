@@ -20,6 +20,18 @@ def masked_mean(x: Tensor, mask: Tensor | None, dim: int) -> Tensor:
     return (x * weights).sum(dim) / weights.sum(dim).clamp_min(1)
 
 
+def binned_mean(x: Tensor, lengths: Tensor | None, bins: int) -> Tensor:
+    """Means over `bins` equal parts of each sequence: (batch, length, channels) -> (batch, bins, channels).
+
+    lengths: (batch,), None means all steps. A part without a step, of a sequence shorter than `bins`, is 0.
+    """
+    steps = torch.arange(x.shape[1], device=x.device)
+    ends = torch.full((1,), x.shape[1], device=x.device) if lengths is None else lengths
+    part = (steps * bins) // ends[:, None]  # (batch or 1, length), >= bins past the end
+    member = (part[:, None] == torch.arange(bins, device=x.device)[:, None]).to(x.dtype)  # (batch or 1, bins, length)
+    return (member @ x) / member.sum(-1, keepdim=True).clamp_min(1)
+
+
 def masked_max(x: Tensor, mask: Tensor | None, dim: int) -> Tensor:
     """Maximum of `x` over `dim` where `mask` (broadcastable to `x`) is True; a large negative number where none is."""
     if mask is not None:

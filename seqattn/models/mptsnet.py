@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from seqattn.errors import SeqattnError
 from seqattn.layers.encoder import EncoderLayer, sinusoid_table
 from seqattn.layers.inception import SegmentExtractor
-from seqattn.layers.masking import length_mask, masked_mean
+from seqattn.layers.masking import binned_mean, length_mask
 from seqattn.layers.periods import find_periods
 
 __all__ = ["MPTSNet", "MPTSNetAttention", "find_periods", "fold", "unfold"]
@@ -283,7 +283,9 @@ class MPTSNet(nn.Module):
         layout: "contiguous" segments are windows of one period, as the paper describes; "interleaved", as released.
         weighting: "input" or "official", see `PeriodWeights`.
         pointwise: embedding kernel 1 and no CLS tokens (published for PEMS-SF).
-        head: "masked_mean" over valid steps, or "flatten" (published), which fixes the length to seq_len.
+        head: "masked_mean" over the valid steps of each of `head_bins` equal parts of a series, for any length;
+            or "flatten" (published), which fixes the length to seq_len.
+        head_bins: 1 forgets where in the series something was, more keep it coarsely.
         shared_norm: one LayerNorm for all blocks (published) instead of one each.
         mask: leave padding out of pools, attention and head. False: padding enters as zeros (published).
         embed_padding: "zeros", or "circular" (published), which makes the last step a neighbour of the first.
@@ -304,10 +306,11 @@ class MPTSNet(nn.Module):
         self, in_channels: int, seq_len: int, num_classes: int, periods: Sequence[int], *,
         bins: Sequence[int] | None = None, blocks: int = 2, layout: Layout = "contiguous",
         weighting: Literal["input", "official"] = "input", pointwise: bool = False,
-        head: Literal["masked_mean", "flatten"] = "masked_mean", shared_norm: bool = False, mask: bool = True,
-        embed_padding: Literal["zeros", "circular"] = "zeros", time_branch: bool = True, d_model: int | None = None,
-        d_token: int | None = None, hidden: int = 1024, heads: int = 4, ff: int = 256, dropout: float = 0.1,
-        attention_dropout: float = 0.0, token_steps: int | None = None, max_parameters: int = 500_000_000,
+        head: Literal["masked_mean", "flatten"] = "masked_mean", head_bins: int = 1, shared_norm: bool = False,
+        mask: bool = True, embed_padding: Literal["zeros", "circular"] = "zeros", time_branch: bool = True,
+        d_model: int | None = None, d_token: int | None = None, hidden: int = 1024, heads: int = 4, ff: int = 256,
+        dropout: float = 0.1, attention_dropout: float = 0.0, token_steps: int | None = None,
+        max_parameters: int = 500_000_000,
     ) -> None:  # fmt: skip
         super().__init__()
         _check_periods(periods, bins, seq_len)
@@ -325,7 +328,8 @@ class MPTSNet(nn.Module):
         count = self.parameter_count(
             in_channels, seq_len, num_classes, periods, channels=channels, token_channels=token_channels,
             blocks=blocks, norms=norms, hidden=hidden, ff=ff, pointwise=pointwise, time_branch=time_branch,
-            flatten=head == "flatten", learned_weights=weighting == "input", token_steps=token_steps,
+            head_steps=seq_len if head == "flatten" else head_bins, learned_weights=weighting == "input",
+            token_steps=token_steps,
         )  # fmt: skip
         if count > max_parameters:
             raise SeqattnError(
@@ -343,8 +347,8 @@ class MPTSNet(nn.Module):
         )  # fmt: skip
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(norms))
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels * (seq_len if head == "flatten" else 1), num_classes)
-        self.flatten_head = head == "flatten"
+        self.head = nn.Linear(channels * (seq_len if head == "flatten" else head_bins), num_classes)
+        self.flatten_head, self.head_bins = head == "flatten", head_bins
 
     def forward(
         self, x: Tensor, lengths: Tensor | None = None, return_attention: bool = False
@@ -392,7 +396,7 @@ class MPTSNet(nn.Module):
     def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.flatten_head:
             return (x if mask is None else x * mask[..., None]).flatten(1)
-        return masked_mean(x, None if mask is None else mask[..., None], 1)
+        return binned_mean(x, None if mask is None else mask.sum(1), self.head_bins).flatten(1)
 
     @classmethod
     def from_official(
@@ -412,7 +416,7 @@ class MPTSNet(nn.Module):
     def parameter_count(
         in_channels: int, seq_len: int, num_classes: int, periods: Sequence[int], *, channels: int,
         token_channels: int, blocks: int, norms: int, hidden: int, ff: int, pointwise: bool, time_branch: bool,
-        flatten: bool, learned_weights: bool, token_steps: int | None,
+        head_steps: int, learned_weights: bool, token_steps: int | None,
     ) -> int:  # fmt: skip
         """Number of trainable parameters, without building the network (specification: table of shapes and counts)."""
         cls_token = not pointwise
@@ -428,7 +432,7 @@ class MPTSNet(nn.Module):
             channels, channels, ff, project_in=False, cls_token=cls_token, project_out=cls_token
         )
         embedding = in_channels * channels * (1 if pointwise else 3)
-        head = (channels * (seq_len if flatten else 1) + 1) * num_classes
+        head = (channels * head_steps + 1) * num_classes
         weights = learned_weights * blocks * (1 + len(periods))
         return embedding + blocks * block + norms * 2 * channels + head + weights
 

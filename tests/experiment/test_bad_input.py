@@ -224,7 +224,7 @@ def test_a_run_directory_that_is_none(command, toy, in_tmp, words) -> None:
     assert "is a run of speech, not of classification" in command(*words, "folder", *file).error
     config = {"name": "a", "task": "classification", "data": {"dataset": "Small"}}
     (in_tmp / "folder" / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "there is no checkpoint folder/checkpoints/best.ckpt" in command(*words, "folder", *file).error
+    assert "folder has no results.json: finish the run with --resume folder" in command(*words, "folder", *file).error
     assert {Path(path).name for path in contents(in_tmp)} == {"folder", "config.yaml"}
 
 
@@ -258,7 +258,7 @@ def damaged(run: Path, wider_run: Path, kind: str) -> None:
 DAMAGES = {
     "text": "is not a readable checkpoint",
     "cut": "is not a readable checkpoint",
-    "other task": "is not a checkpoint of a mptsnet classifier",
+    "other task": "is a checkpoint of another model (model differs",
     "other width": "another model",
 }
 

@@ -117,6 +117,7 @@ OPTIONS = {
     "official-contiguous": OFFICIAL_OPTIONS,
     "circular": {"embed_padding": "circular"},
     "flatten": {"head": "flatten"},
+    "head-bins": {"head_bins": 4},
     "pointwise": {"pointwise": True},
     "no-time-branch": {"time_branch": False},
     "token-steps": {"token_steps": 4},

@@ -1,0 +1,15 @@
+"""The pages of docs/results are what their scripts write: no figure is typed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGES = Path(__file__).parents[1] / "docs" / "results"
+
+
+@pytest.mark.parametrize("script", ["classification.py", "mptsnet.py"])
+def test_pages_are_generated(script: str) -> None:
+    done = subprocess.run([sys.executable, PAGES / script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"run {script} again\n{done.stderr}"
