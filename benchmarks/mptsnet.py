@@ -1,6 +1,8 @@
 """MPTSNet against a plain transcription of the publication: equal logits first, then time on one CPU thread.
 
-python benchmarks/mptsnet.py [--repeats 7] [--threads 1] [--json FILE]
+python benchmarks/mptsnet.py [--repeats 7] [--threads 1] [--device cpu|cuda] [--json FILE|FOLDER]
+
+With --device cuda both run on the GPU; a folder as --json gets a file named after it.
 """
 
 import argparse
@@ -23,8 +25,10 @@ CASES = {
 BARS = {"forward": 5.0, "forward + backward": 6.0}
 
 
-def machine() -> str:
+def machine(device: str) -> str:
     """One line that names the processor and the versions."""
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
@@ -38,16 +42,19 @@ def interleaved_medians(contestants: dict[str, Callable[[], None]], repeats: int
         for name, run in contestants.items():
             start = time.perf_counter()
             run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if turn:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def compare(case: dict, repeats: int, batch: int = 4) -> dict:
+def compare(case: dict, repeats: int, device: str, batch: int = 4) -> dict:
     torch.manual_seed(0)
     plain = PlainMPTSNet(case["in_channels"], case["seq_len"], case["num_classes"], case["periods"]).eval()
     ours = MPTSNet.from_official(plain.state_dict(), **case).eval()
-    x = torch.randn(batch, case["seq_len"], case["in_channels"])
+    plain, ours = plain.to(device), ours.to(device)
+    x = torch.randn(batch, case["seq_len"], case["in_channels"]).to(device)
     transposed = x.transpose(1, 2).contiguous()
     with torch.no_grad():
         expected, got = plain(transposed), ours(x)
@@ -69,13 +76,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    report: dict = {"machine": machine(), "batch": 4, "cases": {}}
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # the logits are compared
+    report: dict = {"machine": machine(options.device), "batch": 4, "cases": {}}
     print(report["machine"])
     for name, case in CASES.items():
-        result = compare(case, options.repeats)
+        result = compare(case, options.repeats, options.device)
         report["cases"][name] = result
         print(f"{name}: logits equal within {result['logit_difference']:.1e} of the largest")
         for part, bar in BARS.items():
@@ -85,8 +94,11 @@ def main() -> None:
                 f"  {part:20s} plain {seconds['plain']:.3f} s  ours {seconds['ours']:.3f} s  {ratio:.1f}x (bar {bar})"
             )
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        file = options.json
+        if file.is_dir():
+            file = file / f"{report['machine'].split(',')[0].replace(' ', '-')}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -108,12 +108,12 @@ class Block(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:
         """One FFT a sample and period, as published."""
-        out = torch.zeros(len(x), len(self.periods))
+        out = torch.zeros(len(x), len(self.periods), device=x.device)
         top = self.length // 2
         for row, series in enumerate(x.detach().mean(1)):
             for column, period in enumerate(self.periods):
                 amplitude = torch.fft.fft(series).abs() * 2 / self.length
-                nearest = (torch.arange(top) - self.length / period).abs().argmin()  # the lower bin on a tie
+                nearest = (torch.arange(top, device=x.device) - self.length / period).abs().argmin()  # the lower bin on a tie
                 out[row, column] = amplitude[nearest]
         return out.softmax(1)
 

@@ -9,7 +9,6 @@ different options; each option's docstring says what the publication does.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -17,228 +16,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqattn.errors import SeqattnError
-from seqattn.layers.encoder import EncoderLayer, sinusoid_table
+from seqattn.layers.encoder import sinusoid_table
 from seqattn.layers.inception import SegmentExtractor
 from seqattn.layers.masking import binned_mean, length_mask
+from seqattn.layers.periodic import (
+    Layout,
+    MPTSNetAttention,
+    PeriodicBlock,
+    PeriodWeights,
+    fold,
+    steps_of_token,
+    unfold,
+)  # fmt: skip
 from seqattn.layers.periods import find_periods
+from seqattn.layers.token_transformer import TokenTransformer
 
 __all__ = ["MPTSNet", "MPTSNetAttention", "find_periods", "fold", "unfold"]
-
-Layout = Literal["contiguous", "interleaved"]
-
-
-@dataclass
-class MPTSNetAttention:
-    """What the network looked at: lists hold one entry a block, inner lists one a period.
-
-    period_weights: (batch, periods). segments: (batch, heads, tokens, tokens), token 0 is CLS unless pointwise.
-    time: (batch, heads, steps + 1, steps + 1), the time-point branch. channel_gates: (batch, segments, channels).
-    position_gates: (batch, segments, steps of a segment).
-    """
-
-    period_weights: list[Tensor] = field(default_factory=list)
-    segments: list[list[Tensor]] = field(default_factory=list)
-    time: list[Tensor] = field(default_factory=list)
-    channel_gates: list[list[Tensor]] = field(default_factory=list)
-    position_gates: list[list[Tensor]] = field(default_factory=list)
-
-
-def fold(x: Tensor, period: int, layout: Layout = "contiguous") -> Tensor:
-    """(batch, length, ...) -> (batch, segments, period, ...), zero-padded at the end to whole segments.
-
-    "contiguous": segment j holds steps j * period, j * period + 1, ...; a view where the period divides the length.
-    "interleaved": segment j holds steps j, j + segments, j + 2 * segments, ... (the published code).
-    """
-    segments = -(-x.shape[1] // period)
-    missing = segments * period - x.shape[1]
-    if missing:
-        x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
-    if layout == "contiguous":
-        return x.unflatten(1, (segments, period))
-    return x.unflatten(1, (period, segments)).transpose(1, 2)
-
-
-def unfold(segments: Tensor, length: int, layout: Layout = "contiguous") -> Tensor:
-    """Inverse of `fold`: (batch, segments, period, ...) -> (batch, length, ...)."""
-    if layout == "interleaved":
-        segments = segments.transpose(1, 2)
-    return segments.flatten(1, 2)[:, :length]
-
-
-class TokenTransformer(nn.Module):
-    """Tokens -> [CLS, tokens] + positions -> one encoder layer -> Linear on [token ; CLS] of every token.
-
-    Args:
-        token_size: width of a token in and out. channels: width inside; equal to token_size means no input projection.
-        cls_token: False drops CLS (published "pointwise" variant). project_out: False returns the encoder's tokens.
-    """
-
-    def __init__(
-        self, token_size: int, channels: int, heads: int, ff: int, *, project_in: bool, cls_token: bool,
-        project_out: bool = True, dropout: float = 0.0,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.project_in = nn.Linear(token_size, channels) if project_in else None
-        self.cls_token = nn.Parameter(torch.randn(channels)) if cls_token else None
-        self.encoder = EncoderLayer(channels, heads, ff, dropout)
-        self.project_out = nn.Linear(channels * (1 + cls_token), token_size) if project_out else None
-
-    def forward(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, return_weights: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """tokens: (batch, tokens, token_size); positions: (at least tokens + 1, channels); mask: (batch, tokens)."""
-        x = tokens if self.project_in is None else self.project_in(tokens)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), 1, -1), x], dim=1)
-            mask = None if mask is None else F.pad(mask, (1, 0), value=True)
-        x, weights = self.encoder(x + positions[: x.shape[1]], mask, return_weights)
-        if self.project_out is None:
-            return x, weights
-        if self.cls_token is None:
-            return self.project_out(x), weights
-        # [token ; CLS] W = token W_token + CLS W_cls: the CLS half is computed once a sample
-        on_token, on_cls = self.project_out.weight.chunk(2, dim=1)
-        return F.linear(x[:, 1:], on_token) + F.linear(x[:, :1], on_cls, self.project_out.bias), weights
-
-    @staticmethod
-    def parameter_count(
-        token_size: int, channels: int, ff: int, *, project_in: bool, cls_token: bool, project_out: bool = True
-    ) -> int:
-        """Number of trainable parameters, without building the module."""
-        count = EncoderLayer.parameter_count(channels, ff) + channels * cls_token
-        count += project_in * (token_size * channels + channels)
-        return count + project_out * (channels * (1 + cls_token) * token_size + token_size)
-
-
-class PeriodicBlock(nn.Module):
-    """X + Z + sum_p w_p Y_p: time-point branch Z, and per period p the folded, extracted, attended series Y_p."""
-
-    def __init__(
-        self, channels: int, token_channels: int, periods: Sequence[int], *, hidden: int, heads: int, ff: int,
-        layout: Layout, cls_token: bool, time_branch: bool, token_steps: int | None, dropout: float,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.periods, self.layout, self.token_steps = list(periods), layout, token_steps
-        self.extractor = SegmentExtractor(channels, hidden)
-        self.period_transformers = nn.ModuleList(
-            TokenTransformer(
-                channels * _steps_of_token(period, token_steps), token_channels, heads, ff,
-                project_in=True, cls_token=cls_token, dropout=dropout,
-            )
-            for period in periods
-        )  # fmt: skip
-        self.time_transformer = (
-            TokenTransformer(
-                channels, channels, heads, ff, project_in=False, cls_token=cls_token, project_out=cls_token,
-                dropout=dropout,
-            )
-            if time_branch
-            else None
-        )  # fmt: skip
-
-    def forward(
-        self, x: Tensor, weights: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None, mask_segments: bool,
-        record: MPTSNetAttention | None,
-    ) -> Tensor:  # fmt: skip
-        """x: (batch, length, channels); weights: (batch, periods); mask: (batch, length) or None."""
-        out = x
-        if self.time_transformer is not None:
-            branch, attention = self.time_transformer(x, tables[0], mask, record is not None)
-            out = out + branch
-            if record is not None and attention is not None:
-                record.time.append(attention)
-        masks = [_segment_mask(x, mask, period, self.layout) if mask_segments else None for period in self.periods]
-        folded = [fold(x, period, self.layout) for period in self.periods]
-        extracted = self.extractor(folded, [_usable(segment_mask) for segment_mask in masks])
-        details: list[tuple[Tensor, Tensor, Tensor]] = []
-        for index, (segments, channel_gate, position_gate) in enumerate(extracted):
-            mixed, attention = self._attend(index, segments, masks[index], tables[1], record is not None)
-            out = out + weights[:, index, None, None] * unfold(mixed, x.shape[1], self.layout)
-            if attention is not None:
-                details.append((attention, channel_gate, position_gate))
-        if record is not None:
-            attentions, channel_gates, position_gates = zip(*details, strict=True)
-            record.period_weights.append(weights)
-            record.segments.append(list(attentions))
-            record.channel_gates.append(list(channel_gates))
-            record.position_gates.append(list(position_gates))
-        return out
-
-    def _attend(
-        self, index: int, segments: Tensor, mask: Tensor | None, table: Tensor, return_weights: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attention over the segments (batch, segments, period, channels) of one period."""
-        count, period, channels = segments.shape[1:]
-        steps = _steps_of_token(period, self.token_steps)
-        if mask is not None:
-            segments = segments * mask[..., None]
-        tokens = _resample(segments, steps).flatten(2)  # (B, n, steps * channels)
-        token_mask = None if mask is None else mask.any(-1).expand(len(tokens), count)
-        tokens, weights = self.period_transformers[index](tokens, table, token_mask, return_weights)
-        return _resample(tokens.unflatten(-1, (steps, channels)), period), weights
-
-
-def _steps_of_token(period: int, token_steps: int | None) -> int:
-    return period if token_steps is None else min(period, token_steps)
-
-
-def _resample(segments: Tensor, steps: int) -> Tensor:
-    """(batch, segments, period, channels) -> `steps` steps a segment: averaged down, linearly interpolated up."""
-    period = segments.shape[2]
-    if steps == period:
-        return segments
-    flat = segments.flatten(0, 1).transpose(1, 2)  # (B * n, channels, period)
-    flat = (
-        F.adaptive_avg_pool1d(flat, steps)
-        if steps < period
-        else F.interpolate(flat, size=steps, mode="linear", align_corners=False)
-    )
-    return flat.transpose(1, 2).unflatten(0, segments.shape[:2])
-
-
-def _segment_mask(x: Tensor, mask: Tensor | None, period: int, layout: Layout) -> Tensor | None:
-    """(batch or 1, segments, period), False at padding; None where every folded step is real."""
-    if mask is None and x.shape[1] % period == 0:
-        return None
-    steps = torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device) if mask is None else mask
-    return fold(steps, period, layout)
-
-
-def _usable(mask: Tensor | None) -> Tensor | None:
-    """A segment of padding only is pooled as if it were data: nothing attends to it, and an empty pool has no value."""
-    return None if mask is None else mask | ~mask.any(-1, keepdim=True)
-
-
-class PeriodWeights(nn.Module):
-    """Weights of the periods, (batch, periods), summing to 1.
-
-    "input": softmax(temperature * log(relative amplitude) + bias) of the network's input, one table for all blocks with
-    a learned temperature and bias each; at initialisation a_p / sum(a). Does not depend on the scale of the series.
-    "official": softmax of the amplitudes of the block input's channel mean, as published; close to uniform in practice.
-    No gradient flows into the amplitudes.
-    """
-
-    def __init__(self, kind: Literal["input", "official"], bins: Sequence[int], seq_len: int, blocks: int) -> None:
-        super().__init__()
-        self.kind, self.bins, self.seq_len = kind, list(bins), seq_len
-        if kind == "input":
-            self.temperature = nn.Parameter(torch.ones(blocks))
-            self.bias = nn.Parameter(torch.zeros(blocks, len(self.bins)))
-
-    def amplitudes(self, x: Tensor) -> Tensor:
-        """(batch, length, channels) -> (batch, periods): the channels' mean amplitude (2 / T) |FFT| at each bin."""
-        signal = x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
-        signal = signal.transpose(1, 2).contiguous()  # inductor mistakes the strides of an FFT along another axis
-        spectrum = torch.fft.rfft(signal, n=self.seq_len).abs() * (2 / self.seq_len)
-        return torch.stack([spectrum[..., index] for index in self.bins], dim=-1).mean(1)
-
-    def forward(self, block: int, x: Tensor, input_amplitudes: Tensor | None) -> Tensor:
-        """x: the block's input, used by "official"; input_amplitudes: `amplitudes` of the series, used by "input"."""
-        if input_amplitudes is None:
-            return self.amplitudes(x.mean(-1, keepdim=True)).softmax(-1).to(x.dtype)
-        relative = input_amplitudes / input_amplitudes.sum(-1, keepdim=True).clamp_min(1e-12)
-        logits = self.temperature[block] * (relative + 1e-6).log() + self.bias[block]
-        return logits.softmax(-1).to(x.dtype)
 
 
 class Embedding(nn.Module):
@@ -423,7 +216,7 @@ class MPTSNet(nn.Module):
         block = SegmentExtractor.parameter_count(channels, hidden)
         block += sum(
             TokenTransformer.parameter_count(
-                channels * _steps_of_token(period, token_steps), token_channels, ff, project_in=True,
+                channels * steps_of_token(period, token_steps), token_channels, ff, project_in=True,
                 cls_token=cls_token,
             )
             for period in periods

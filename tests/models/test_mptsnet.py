@@ -242,6 +242,21 @@ def test_forward_never_reads_a_value_back():
             model(torch.randn(2, 29, 3), torch.tensor([29, 11]), **options)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_gpu_equals_cpu_and_never_waits_for_the_host(options):
+    model = small(**options).double()
+    x, lengths = torch.randn(4, 29, 3, dtype=torch.float64), torch.tensor([29, 17, 7, 1])
+    expected = model(x, lengths)
+    model, x, lengths = model.cuda(), x.cuda(), lengths.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        logits = model(x, lengths)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(logits.cpu(), expected, rtol=1e-9, atol=1e-10)
+
+
 def test_overfits_a_tiny_set():
     torch.manual_seed(0)
     model = small().train()
@@ -268,6 +283,7 @@ def test_bfloat16_autocast_stays_close():
         ({"periods": []}, "no period"),
         ({"periods": [0, 3]}, "period 0"),
         ({"periods": [5], "bins": [1, 2]}, "bins"),
+        ({"heads": 3}, "3 heads must divide both widths"),
     ],
 )
 def test_bad_periods(arguments, message):
