@@ -113,8 +113,8 @@ class Block(nn.Module):
         for row, series in enumerate(x.detach().mean(1)):
             for column, period in enumerate(self.periods):
                 amplitude = torch.fft.fft(series).abs() * 2 / self.length
-                nearest = (torch.arange(top, device=x.device) - self.length / period).abs().argmin()  # the lower bin on a tie
-                out[row, column] = amplitude[nearest]
+                bins = torch.arange(top, device=x.device)
+                out[row, column] = amplitude[(bins - self.length / period).abs().argmin()]  # the lower one on a tie
         return out.softmax(1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, f
     probabilities: (cases, classes); labels: (cases,). A class without a case does not count towards a mean, as in
     scikit-learn; auroc is None where no class has cases both in and outside it.
     """
-    classes = probabilities.shape[1]
+    classes, probabilities = probabilities.shape[1], probabilities.double()
     present = torch.bincount(labels, minlength=classes)
     occurring = (present + torch.bincount(probabilities.argmax(-1), minlength=classes)) > 0
     recall = multiclass_recall(probabilities, labels, classes, average="none")[present > 0]
@@ -33,7 +33,7 @@ def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, f
     separable = ((present > 0) & (present < len(labels))).nonzero().flatten().tolist()
     areas = [binary_auroc(probabilities[:, index], (labels == index).long()).item() for index in separable]
     return {
-        "accuracy": (probabilities.argmax(-1) == labels).float().mean().item(),
+        "accuracy": (probabilities.argmax(-1) == labels).double().mean().item(),
         "balanced_accuracy": recall.mean().item(),
         "macro_f1": f1.mean().item(),
         "auroc": sum(areas) / len(areas) if areas else None,
