@@ -95,7 +95,7 @@ def main() -> None:
             )
     if options.json:
         file = options.json
-        if file.is_dir():
+        if not file.suffix:
             file = file / f"{report['machine'].split(',')[0].replace(' ', '-')}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(report, indent=2) + "\n")

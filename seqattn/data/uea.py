@@ -166,8 +166,8 @@ class UEADataModule(LightningDataModule):
 
     @property
     def min_length(self) -> int:
-        """Steps of the shortest series of TRAIN."""
-        return int(self.train_set.lengths.min())
+        """Steps of the shortest series of TRAIN and TEST."""
+        return int(min(self.train_set.lengths.min(), self.test_set.lengths.min()))
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation per channel over the observed values of the training cases.

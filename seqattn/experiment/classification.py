@@ -6,6 +6,7 @@ paper: all of TRAIN trains and the best TEST epoch is reported, as the publicati
 """
 
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ def train_run(config: ClassificationConfig, out: Path | None = None, resume: Pat
     if run.results.is_file():
         raise SeqattnError(f"{run.path} has finished already: read its results.json, or train a new run")
     if folds > 1:
+        if is_first_process():
+            print(
+                f"TRAIN is small: {folds}-fold cross-validation chooses the epochs (patience is not used)", flush=True
+            )
         rows, epochs = _cross_validate(config, run, folds)
         summary = _fit(config, run, run.checkpoints, folds=1, fold=None, epochs=epochs)
         selection, rows_of_choice = "folds", rows
@@ -175,6 +180,8 @@ def _finish(
         atomic_write(run.best, lambda file: file.write(run.last.read_bytes()) and None)
     module = load_module(run)
     monitor = "val_accuracy" if selection == "paper" else "val_score"
+    if not all(math.isfinite(row["val_loss"]) for row in selection_rows):
+        raise SeqattnError(f"the validation loss of {run.path} is not finite: lower optimizer.lr and train again")
     best = max(selection_rows, key=lambda row: row[monitor])
     chosen = {key: best[key] for key in ("val_accuracy", "val_loss")}
     results: dict[str, Any] = {

@@ -1,8 +1,9 @@
 """The typed configuration of an experiment."""
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -39,6 +40,13 @@ class OptimizerConfig(Config):
     min_lr: NonNegative = 0.0
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     plateau_patience: Annotated[int, Field(ge=0)] = 10
+
+    @field_validator("min_lr")
+    @classmethod
+    def _below_lr(cls, value: float, info: ValidationInfo) -> float:
+        if value > info.data.get("lr", math.inf):
+            raise ValueError(f"must not be above lr = {info.data['lr']}")
+        return value
 
 
 class DataConfig(Config):

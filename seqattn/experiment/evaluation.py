@@ -28,12 +28,13 @@ from seqattn.tasks.classification import TimeSeriesClassification, classificatio
 
 
 def load_module(run: RunDirectory) -> TimeSeriesClassification:
-    """The run's chosen network, in evaluation mode on the CPU.
+    """The run's chosen network, in evaluation mode, on the GPU where the run was configured for one and one is here.
 
     Raises:
         SeqattnError: there is no checkpoint, or it is of another model.
     """
-    model = run.read_config(ClassificationConfig).model
+    config = run.read_config(ClassificationConfig)
+    model = config.model
     checkpoint = read_checkpoint(run.best)
     options = checkpoint.get("hyper_parameters", {})
     stored = options.get("model_options", {})
@@ -47,7 +48,8 @@ def load_module(run: RunDirectory) -> TimeSeriesClassification:
     module = TimeSeriesClassification(**options)
     check_weights(checkpoint, module, run.best)
     module.load_state_dict(checkpoint["state_dict"])
-    return module.eval()
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return module.to("cuda" if on_gpu else "cpu").eval()
 
 
 def training_tensors(
@@ -80,14 +82,12 @@ def test_run(run: RunDirectory, config: ClassificationConfig, module: TimeSeries
     data = UEADataModule(config.data.dataset, config.data.data_dir, fold=None, seed=config.seed)
     data.setup()
     classes = module.hparams["classes"]
-    check_compatible(
-        data.test_set, in_channels=module.hparams["in_channels"], classes=classes, source=f"{data.dataset} TEST"
-    )
+    check_series(data.test_set, module, f"{data.dataset} TEST")
     probabilities = predict_probabilities(module, data.test_set, config.data.eval_batch_size)
     labels = torch.tensor([classes.index(label) for label in data.test_set.labels])
     metrics: dict[str, Any] = classification_metrics(probabilities, labels)
     write_predictions(run.predictions, classes, probabilities)
-    weights = {name: value.contiguous() for name, value in module.state_dict().items() if "metric" not in name}
+    weights = {name: value.contiguous() for name, value in module.state_dict().items()}
     atomic_write(run.weights, lambda file: file.write(save(weights)) and None)
     confusion_matrix(
         labels.numpy(), probabilities.argmax(-1).numpy(), classes,
@@ -106,17 +106,17 @@ def predict_file(path: Path, file: Path, output: Path, explain: bool = False) ->
         SeqattnError: not a finished run, or series the network cannot take.
     """
     run = RunDirectory.open(path)
-    batch_size = run.read_config(ClassificationConfig).data.eval_batch_size
+    config = run.read_config(ClassificationConfig)
     run.read_results()  # refuses a run that has not finished
     module = load_module(run)
     folder = output.parent / f"{output.stem}-explained"
     if explain:
         explainable_network(module, folder)
-    if not file.suffix and not file.exists():
-        file = find_split(str(file), "TEST")
+    if not file.suffix and not file.is_file():
+        file = find_split(str(file), "TEST", config.data.data_dir if str(file) == config.data.dataset else None)
     series = load_series(file)
     check_series(series, module, str(file))
-    probabilities = predict_probabilities(module, series, batch_size)
+    probabilities = predict_probabilities(module, series, config.data.eval_batch_size)
     write_predictions(output, module.hparams["classes"], probabilities)
     print(f"wrote {output} ({series.cases} cases)")
     if explain:
@@ -183,14 +183,14 @@ def explain_series(module: TimeSeriesClassification, series: SeriesSet, probabil
     network, classes = explainable_network(module, folder), module.hparams["classes"]
     for case in range(series.cases):
         length = int(series.lengths[case])
-        values = torch.from_numpy(series.values[case : case + 1, :length])
-        lengths = torch.tensor([length])
+        values = torch.from_numpy(series.values[case : case + 1, :length]).to(module.device)
+        lengths = torch.tensor([length], device=module.device)
         saliency, weights = period_saliency(network, module.normalizer(values, lengths), lengths)
         chosen = int(probabilities[case].argmax())
         title = f"case {case + 1}: {classes[chosen]} ({100 * probabilities[case, chosen]:.0f} %)"
         if series.labels[case]:
             title += f", labelled {series.labels[case]}"
         explained_series(
-            values[0].numpy(), saliency[0].numpy(), network.periods, weights[0].tolist(), title,
+            values[0].cpu().numpy(), saliency[0].cpu().numpy(), network.periods, weights[0].tolist(), title,
             folder / f"case-{case + 1:04d}.png",
         )  # fmt: skip

@@ -22,7 +22,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: Sequenc
     fraction = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = min(14.0, max(4.5, 2.0 + 0.45 * count))
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-    axes = figure.add_subplot(xlabel="predicted", ylabel="true", title=title)
+    axes = figure.add_subplot(xlabel="predicted", ylabel="true", title=_plain(title))
     image = axes.imshow(fraction, vmin=0, vmax=1, cmap="Blues")
     figure.colorbar(image, ax=axes, label="fraction of the true class", shrink=0.8)
     axes.set_xticks(range(count), [_short(name) for name in classes], rotation=45, ha="right")
@@ -37,7 +37,7 @@ def learning_curves(rows: Sequence[Mapping[str, float]], evaluated: str, title: 
     """rows: the run's table, one mapping an epoch. evaluated: what the val_ columns were measured on."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     for axes, names, label in (
         (losses, ("train_loss", "val_loss"), "loss"),
         (accuracies, ("val_accuracy",), "accuracy"),
@@ -66,7 +66,7 @@ def explained_series(
     figure = Figure(figsize=(9, 2.0 + 0.9 * min(channels, 12)), layout="constrained")
     rows = min(channels, 12)
     axes_list = figure.subplots(rows + 1, 1, height_ratios=[1] * rows + [1.1])
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     for channel, axes in enumerate(axes_list[:rows]):
         axes.imshow(
             saliency[None], aspect="auto", cmap="Oranges", vmin=0, vmax=max(float(saliency.max()), 1e-12), alpha=0.8,
@@ -93,4 +93,9 @@ def _unshown(channels: int, rows: int) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 18 else f"{name[:17]}…"
+    return _plain(name if len(name) <= 18 else f"{name[:17]}…")
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib must not read as a formula."""
+    return text.replace("$", r"\$")

@@ -151,7 +151,7 @@ def atomic_write(path: Path, writer: Callable[[BinaryIO], object]) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         if cause := _disk_error(error):
-            raise SeqattnError(_disk_sentence(path, cause)) from error
+            raise SeqattnError(disk_sentence(path, cause)) from error
         raise
 
 
@@ -172,7 +172,7 @@ def _claim(path: Path) -> bool:
             return False
         raise SeqattnError(f"{path} is a file, not a folder: choose another --out") from None
     except OSError as error:
-        raise SeqattnError(_disk_sentence(path, error)) from error
+        raise SeqattnError(disk_sentence(path, error)) from error
     return True
 
 
@@ -185,7 +185,8 @@ def _disk_error(error: BaseException | None) -> OSError | None:
     return None
 
 
-def _disk_sentence(path: Path, error: OSError) -> str:
+def disk_sentence(path: Path, error: OSError) -> str:
+    """What to tell a user whose file could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"cannot write {path}: no space left on the disk; free some and run again (an interrupted run resumes)"
     if error.errno == errno.EFBIG:

@@ -20,7 +20,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from seqattn.errors import SeqattnError
 from seqattn.experiment.callbacks import EpochLines, EpochSeed, EpochTable, PlateauStep, RunCheckpoint, StopEarly
 from seqattn.experiment.config import TrainerConfig
-from seqattn.experiment.run_directory import RunDirectory, atomic_write
+from seqattn.experiment.run_directory import RunDirectory, atomic_write, disk_sentence
 
 NOT_THE_USERS_CONCERN = (
     r".*does not have many workers.*",
@@ -111,6 +111,8 @@ def fit(
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    except OSError as error:  # a logger's file
+        raise SeqattnError(disk_sentence(run.path, error)) from error
     except SystemExit:
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise

@@ -150,7 +150,8 @@ class MPTSNet(nn.Module):
 
         x: (batch, length, in_channels), any finite or non-finite content past each series' end.
         lengths: (batch,) valid steps, at least 1 each; None means all. Padding never changes a logit.
-        A model with a flatten head, interleaved layout or mask=False takes at most seq_len steps.
+        A model with a flatten head, interleaved layout or mask=False takes series of at most seq_len steps: with
+        lengths, what stands beyond is cut off as padding.
         """
         x, valid = self._prepare(x, lengths)
         mask = valid if self.mask else None

@@ -26,7 +26,7 @@ def convert_state_dict(state_dict: dict[str, Tensor], model: "MPTSNet") -> dict[
     """Return `state_dict` under the names and layouts of `model`; sinusoid tables and unused layers are left out.
 
     Raises:
-        ValueError: a parameter of the published network is missing.
+        ValueError: a parameter is missing, or periods and sizes are not those of the state dict.
     """
 
     def read(name: str) -> Tensor:
@@ -34,6 +34,9 @@ def convert_state_dict(state_dict: dict[str, Tensor], model: "MPTSNet") -> dict[
             raise ValueError(f"MPTSNet.from_official: the state dict has no entry {name!r}; is it an MPTSNet's?")
         return state_dict[name].detach()
 
+    held = {name.split(".")[3] for name in state_dict if name.startswith("model.0.transformers.")}
+    if len(held) != len(model.periods):
+        raise ValueError(f"MPTSNet.from_official: the state dict has {len(held)} periods, periods={model.periods}")
     channels = model.channels
     head = read("fc.weight").unflatten(1, (channels, -1)).transpose(1, 2).flatten(1)  # channel-major to time-major
     out = {
@@ -53,6 +56,10 @@ def convert_state_dict(state_dict: dict[str, Tensor], model: "MPTSNet") -> dict[
             names = f"{source}.transformers.{index}", f"{target}.period_transformers.{index}"
             out |= _encoder(read, *names)
             out |= _tokens(read, *names, token_channels=channels, state_dict=state_dict)
+    for name, value in model.state_dict().items():
+        if out[name].shape != value.shape:
+            shapes = f"{name} is {tuple(out[name].shape)} in the state dict and {tuple(value.shape)} in the network"
+            raise ValueError(f"MPTSNet.from_official: {shapes}; check periods {model.periods} and the other sizes")
     return out
 
 

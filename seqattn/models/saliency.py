@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seqattn.errors import SeqattnError
 from seqattn.layers.masking import length_mask
-from seqattn.models.mptsnet import MPTSNet, unfold
+from seqattn.models.mptsnet import MPTSNet, fold, unfold
 
 
 def check_saliency(model: MPTSNet) -> None:
@@ -36,8 +36,9 @@ def period_saliency(model: MPTSNet, x: Tensor, lengths: Tensor) -> tuple[Tensor,
         for index, period in enumerate(model.periods):
             on_segments = maps[index][:, :, 0, 1:].mean(1)  # (batch, segments)
             share = on_segments / on_segments.sum(-1, keepdim=True).clamp_min(1e-12)
-            density = (share / period)[:, :, None].expand(-1, -1, period)
-            total += weights[:, index, None] * unfold(density[..., None], steps, model.layout)[..., 0]
+            valid = fold(length_mask(lengths, steps), period, model.layout)  # (batch, segments, period)
+            density = valid * (share / valid.sum(-1).clamp_min(1))[..., None]
+            total += weights[:, index, None] * unfold(density, steps, model.layout)
     total = torch.nn.functional.pad(total, (0, x.shape[1] - steps))  # negative padding crops
     total = total * length_mask(lengths, x.shape[1])
     return total / total.sum(-1, keepdim=True).clamp_min(1e-12), torch.stack(attention.period_weights).mean(0)

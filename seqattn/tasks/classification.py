@@ -7,8 +7,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import CatMetric, MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import CatMetric, MeanMetric, SumMetric
 from torchmetrics.functional.classification import binary_auroc, multiclass_f1_score, multiclass_recall
 
 from seqattn.errors import SeqattnError
@@ -65,8 +64,9 @@ class TimeSeriesClassification(lightning.LightningModule):
         self.normalizer = ChannelNormalizer(mean or [0.0] * in_channels, std or [1.0] * in_channels)
         self.network = MODELS[model](in_channels, seq_len, len(classes), **model_options)
         self.label_smoothing, self.optimizer_options = label_smoothing, optimizer or {}
-        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
-        self.val_accuracy = MulticlassAccuracy(len(classes), average="micro")
+        # torchmetrics drops NaN by default, which would hide a diverged network
+        self.train_loss, self.val_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        self.val_accuracy, self.val_cases = MeanMetric(), SumMetric()
         self.test_probabilities, self.test_labels = CatMetric(), CatMetric()
 
     def forward(self, x: Tensor, lengths: Tensor, **options: Any) -> Any:
@@ -90,14 +90,16 @@ class TimeSeriesClassification(lightning.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits = self(batch["x"], batch["lengths"]).float()
         self.val_loss.update(F.cross_entropy(logits, batch["label"]), len(logits))
-        self.val_accuracy.update(logits, batch["label"])
+        self.val_cases.update(len(logits))
+        self.val_accuracy.update((logits.argmax(-1) == batch["label"]).double())
 
     def on_validation_epoch_end(self) -> None:
         loss, accuracy = self.val_loss.compute(), self.val_accuracy.compute()
-        score = accuracy + 1e-5 / (1 + loss)  # lexicographic up to 10^5 cases
+        score = accuracy + 0.5 / self.val_cases.compute() / (1 + loss)  # less than one case's worth
         self.log_dict({"val_loss": loss, "val_accuracy": accuracy, "val_score": score}, prog_bar=True)
         self.val_loss.reset()
         self.val_accuracy.reset()
+        self.val_cases.reset()
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.test_probabilities.update(self.predict_step(batch, batch_idx))
@@ -114,7 +116,8 @@ class TimeSeriesClassification(lightning.LightningModule):
         return self(batch["x"], batch["lengths"]).float().softmax(-1)
 
     def configure_optimizers(self) -> Any:
-        return configure_optimizer(self.network, **self.optimizer_options)
+        fused = not self.trainer.precision.endswith("mixed")
+        return configure_optimizer(self.network, fused=fused, **self.optimizer_options)
 
     @property
     def num_parameters(self) -> int:

@@ -11,23 +11,24 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 def configure_optimizer(
     network: nn.Module, *, name: Literal["adam", "adamw"] = "adamw", lr: float = 1e-3, weight_decay: float = 0.0,
     scheduler: Literal["cosine", "plateau", "none"] = "none", epochs: int = 1, warmup_epochs: int = 0,
-    min_lr: float = 0.0, plateau_factor: float = 0.5, plateau_patience: int = 10,
+    min_lr: float = 0.0, plateau_factor: float = 0.5, plateau_patience: int = 10, fused: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """What a LightningModule's `configure_optimizers` returns.
 
     "adam" adds its weight decay to the gradient of every parameter, as the older publications do; "adamw" decays
-    matrices only. "cosine" falls from lr to min_lr over `epochs`, after a linear warm-up; "plateau" multiplies the rate
-    by plateau_factor when the training loss has not fallen for plateau_patience epochs.
+    weights but no bias, norm or scale. "cosine" falls from lr to min_lr over `epochs`, after a linear warm-up; "plateau" multiplies the rate
+    by plateau_factor when the training loss has not fallen for plateau_patience epochs. fused: torch's one-pass step,
+    which Lightning does not clip gradients for under mixed precision.
     """
     if name == "adam":
-        optimizer: Adam | AdamW = Adam(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+        optimizer: Adam | AdamW = Adam(network.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
     else:
-        parameters = list(network.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = AdamW(groups, lr=lr, fused=True)
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for path, parameter in network.named_parameters():
+            (decayed if parameter.dim() > 1 and not path.endswith("bias") else others).append(parameter)
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = AdamW(groups, lr=lr, fused=fused)
     if scheduler == "none":
         return {"optimizer": optimizer}
     if scheduler == "plateau":
