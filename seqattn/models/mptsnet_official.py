@@ -34,9 +34,6 @@ def convert_state_dict(state_dict: dict[str, Tensor], model: "MPTSNet") -> dict[
             raise ValueError(f"MPTSNet.from_official: the state dict has no entry {name!r}; is it an MPTSNet's?")
         return state_dict[name].detach()
 
-    held = {name.split(".")[3] for name in state_dict if name.startswith("model.0.transformers.")}
-    if len(held) != len(model.periods):
-        raise ValueError(f"MPTSNet.from_official: the state dict has {len(held)} periods, periods={model.periods}")
     channels = model.channels
     head = read("fc.weight").unflatten(1, (channels, -1)).transpose(1, 2).flatten(1)  # channel-major to time-major
     out = {
@@ -46,6 +43,9 @@ def convert_state_dict(state_dict: dict[str, Tensor], model: "MPTSNet") -> dict[
         "head.weight": head,
         "head.bias": read("fc.bias"),
     }
+    held = {name.split(".")[3] for name in state_dict if name.startswith("model.0.transformers.")}
+    if len(held) != len(model.periods):
+        raise ValueError(f"MPTSNet.from_official: the state dict has {len(held)} periods, periods={model.periods}")
     for block in range(len(model.blocks)):
         source, target = f"model.{block}", f"blocks.{block}"
         out |= _convolutions(read, source, target)

@@ -16,9 +16,9 @@ def configure_optimizer(
     """What a LightningModule's `configure_optimizers` returns.
 
     "adam" adds its weight decay to the gradient of every parameter, as the older publications do; "adamw" decays
-    weights but no bias, norm or scale. "cosine" falls from lr to min_lr over `epochs`, after a linear warm-up; "plateau" multiplies the rate
-    by plateau_factor when the training loss has not fallen for plateau_patience epochs. fused: torch's one-pass step,
-    which Lightning does not clip gradients for under mixed precision.
+    weights but no bias, norm or scale. "cosine" falls from lr to min_lr over `epochs`, after a linear warm-up;
+    "plateau" multiplies the rate by plateau_factor when the training loss has not fallen for plateau_patience epochs.
+    fused: torch's one-pass step, for which Lightning does not clip gradients under mixed precision.
     """
     if name == "adam":
         optimizer: Adam | AdamW = Adam(network.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
