@@ -304,5 +304,5 @@ def test_foreign_state_dict(official_weights):
         MPTSNet.from_official({"fc.weight": torch.zeros(4, 6400)}, **GOLDEN_CASE)
     with pytest.raises(ValueError, match=r"has 5 periods, periods=\[8, 10\]"):
         MPTSNet.from_official(official_weights, **(GOLDEN_CASE | {"periods": [8, 10]}))
-    with pytest.raises(ValueError, match="project_in.weight is .* in the state dict .*check periods"):
+    with pytest.raises(ValueError, match=r"project_in\.weight is .* in the state dict .*check periods"):
         MPTSNet.from_official(official_weights, **(GOLDEN_CASE | {"periods": [8, 10, 12, 11, 16]}))
