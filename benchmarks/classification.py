@@ -3,6 +3,7 @@
 python benchmarks/classification.py --data-dir DIR [--config mptsnet] [--protocols holdout paper] [--seeds 0 1 2]
         [--datasets NAME ...] [--runs DIR]
 
+With --ablation NAME, and what it changes as --set KEY=VALUE, the results are kept apart, for the page's second table.
 A run whose result is already kept is left out, so the command can be repeated until all are there.
 `docs/results/classification.py` makes the table of them.
 """
@@ -39,12 +40,15 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--ablation", default="")
     parser.add_argument("--runs", type=Path, default=Path("runs/results"))
     options = parser.parse_args()
     for seed in options.seeds:
         for dataset in options.datasets:
             for protocol in options.protocols:
-                kept = RESULTS / f"{options.config}-{dataset}-{protocol}-seed{seed}.json"
+                folder = RESULTS / "ablations" if options.ablation else RESULTS
+                name = "-".join(filter(None, [options.config, dataset, protocol, options.ablation, f"seed{seed}"]))
+                kept = folder / f"{name}.json"
                 if not kept.exists():
                     overrides = [*DATASETS.get(dataset, []), *options.overrides]
                     train(options, dataset, protocol, seed, overrides, kept)

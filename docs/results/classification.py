@@ -61,6 +61,29 @@ def table(config: str, runs: Runs, published: dict[str, Any]) -> list[str]:
     return lines + [row(dataset, config, runs, published["datasets"][dataset]) for dataset in datasets]
 
 
+def ablations(published: dict[str, Any]) -> list[str]:
+    """The runs that change one thing, beside the unchanged one."""
+    files = sorted((HERE / "classification" / "ablations").glob("*.json"))
+    if not files:
+        return []
+    lines = [
+        "## What changes with the configuration",
+        "",
+        "| configuration | dataset | protocol | seed | changed | accuracy | last epoch | published | parameters |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for file in files:
+        run = json.loads(file.read_text())
+        last = f"{100 * run['last_epoch_accuracy']:.1f}" if "last_epoch_accuracy" in run else "–"
+        figures = published["datasets"][run["dataset"]]["mptsnet"]
+        changed = ", ".join(run["overrides"])
+        lines.append(
+            f"| `{run['config']}` | {run['dataset']} | {run['protocol']} | {run['seed']} | {changed} "
+            f"| {100 * run['test']['accuracy']:.1f} | {last} | {figures:.1f} | {run['parameters'] / 1e6:.1f} M |"
+        )
+    return [*lines, ""]
+
+
 def page() -> str:
     runs = read_runs()
     published = json.loads((HERE / "published_classification.json").read_text())
@@ -81,7 +104,7 @@ def page() -> str:
     ]
     for config in sorted({config for config, _, _ in runs}):
         lines += [f"## Configuration `{config}`", "", *table(config, runs, published), ""]
-    return "\n".join([*lines, notes, ""])
+    return "\n".join([*lines, *ablations(published), notes, ""])
 
 
 def main() -> None:
