@@ -64,7 +64,7 @@ class TimeSeriesClassification(lightning.LightningModule):
         self.normalizer = ChannelNormalizer(mean or [0.0] * in_channels, std or [1.0] * in_channels)
         self.network = MODELS[model](in_channels, seq_len, len(classes), **model_options)
         self.label_smoothing, self.optimizer_options = label_smoothing, optimizer or {}
-        # torchmetrics drops NaN by default, which would hide a diverged network
+        # by default NaN is dropped, which would hide a diverged network; without that check weights are ignored
         self.train_loss, self.val_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self.val_accuracy, self.val_cases = MeanMetric(), SumMetric()
         self.test_probabilities, self.test_labels = CatMetric(), CatMetric()
@@ -76,7 +76,7 @@ class TimeSeriesClassification(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self(batch["x"], batch["lengths"])
         loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
-        self.train_loss.update(loss.detach(), len(logits))
+        self.train_loss.update(loss.detach().expand(len(logits)))
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
@@ -89,7 +89,7 @@ class TimeSeriesClassification(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits = self(batch["x"], batch["lengths"]).float()
-        self.val_loss.update(F.cross_entropy(logits, batch["label"]), len(logits))
+        self.val_loss.update(F.cross_entropy(logits, batch["label"], reduction="none"))
         self.val_cases.update(len(logits))
         self.val_accuracy.update((logits.argmax(-1) == batch["label"]).double())
 

@@ -249,7 +249,7 @@ def toy(tmp_path: Path) -> Path:
 def test_batches(toy: Path) -> None:
     module = prepared("Toy", toy, fold=None, batch_size=3)
     assert (module.classes, module.num_classes, module.in_channels) == (("a", "b", "c"), 3, 2)
-    assert (module.seq_len, module.min_length) == (4, 2)
+    assert (module.seq_len, module.min_length) == (4, 1)
     assert module.val_dataloader() == []
     batches = list(module.train_dataloader())
     assert [batch["x"].shape for batch in batches] == [(3, 4, 2), (1, 4, 2)]

@@ -20,6 +20,8 @@ from seqattn.experiment.config import TrainerConfig
 from seqattn.experiment.run_directory import RunDirectory
 from seqattn.experiment.trainer import build_trainer, fit
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background is started with it ignored
+
 
 class EpochSampler(torch.utils.data.Sampler):
     def __init__(self, size):

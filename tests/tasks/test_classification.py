@@ -76,7 +76,7 @@ def test_validation_score_breaks_ties_by_the_loss_and_never_outweighs_a_case():
             torch.tensor([1.0] * round(accuracy * cases) + [0.0] * round((1 - accuracy) * cases))
         )
         module.val_cases.update(cases)
-        module.val_loss.update(torch.tensor(loss), cases)
+        module.val_loss.update(torch.full((cases,), loss))
         logged: dict[str, torch.Tensor] = {}
         module.log_dict = lambda values, **_: logged.update(values)
         module.on_validation_epoch_end()
