@@ -8,7 +8,6 @@ paper: all of TRAIN trains and the best TEST epoch is reported, as the publicati
 import json
 import math
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +51,6 @@ def train_run(config: ClassificationConfig, out: Path | None = None, resume: Pat
     if run.results.is_file():
         raise SeqattnError(f"{run.path} has finished already: read its results.json, or train a new run")
     if folds > 1:
-        if is_first_process():
-            line = f"TRAIN is small: {folds}-fold cross-validation chooses the epochs (patience is not used)"
-            print(line, file=sys.stderr, flush=True)
         rows, epochs = _cross_validate(config, run, folds)
         summary = _fit(config, run, run.checkpoints, folds=1, fold=None, epochs=epochs)
         selection, rows_of_choice = "folds", rows
