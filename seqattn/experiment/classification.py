@@ -17,12 +17,13 @@ import torch
 from seqattn.data.uea import UEADataModule, suggested_folds
 from seqattn.errors import SeqattnError
 from seqattn.experiment.callbacks import read_table
-from seqattn.experiment.config import ClassificationConfig
+from seqattn.experiment.config import ClassificationConfig, MPTSNetConfig
 from seqattn.experiment.evaluation import load_module, test_run, training_tensors
 from seqattn.experiment.figures import learning_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write, atomic_write_text, is_first_process
 from seqattn.experiment.trainer import build_trainer, check_devices, fit
 from seqattn.layers.periods import find_periods
+from seqattn.models.mptsnet import MPTSNet
 from seqattn.tasks.classification import TimeSeriesClassification
 
 Rows = list[dict[str, float]]
@@ -80,21 +81,26 @@ def build_module(config: ClassificationConfig, data: UEADataModule) -> TimeSerie
     """The task of a configuration, with normalisation and periods from the training part of `data`."""
     mean, std = data.statistics() if config.data.normalize == "zscore" else (None, None)
     options = config.model.network_options()
-    if config.model.periods is None:
-        x, lengths = training_tensors(data, mean, std)
-        as_published = config.model.period_method == "official"
-        periods, bins = find_periods(
-            x, config.model.k, config.model.period_method, lengths=None if as_published else lengths
-        )
-        options |= {"periods": periods, "bins": None if as_published else bins}
-    else:
-        options |= {"periods": config.model.periods, "bins": None}
+    if isinstance(config.model, MPTSNetConfig):
+        options |= _periods(config.model, data, mean, std)
     optimizer = config.optimizer.model_dump() | {"epochs": config.trainer.max_epochs}
     return TimeSeriesClassification(
         model=config.model.name, model_options=options, classes=list(data.classes), in_channels=data.in_channels,
         seq_len=data.seq_len, min_length=data.min_length, mean=mean, std=std,
         label_smoothing=config.label_smoothing, optimizer=optimizer,
     )  # fmt: skip
+
+
+def _periods(
+    model: MPTSNetConfig, data: UEADataModule, mean: list[float] | None, std: list[float] | None
+) -> dict[str, list[int] | None]:
+    """MPTSNet's periods and bins: the configured ones, or those of the training cases."""
+    if model.periods is not None:
+        return {"periods": model.periods, "bins": None}
+    x, lengths = training_tensors(data, mean, std)
+    as_published = model.period_method == "official"
+    periods, bins = find_periods(x, model.k, model.period_method, lengths=None if as_published else lengths)
+    return {"periods": periods, "bins": None if as_published else bins}
 
 
 def _data_module(config: ClassificationConfig, folds: int, fold: int | None) -> UEADataModule:
@@ -193,7 +199,7 @@ def _finish(
         "epochs": int(rows[-1]["epoch"]),
         "validation": {"is_test": selection == "paper", **chosen},
         "parameters": module.num_parameters,
-        "periods": module.hparams["model_options"]["periods"],
+        **({"periods": module.network.periods} if isinstance(module.network, MPTSNet) else {}),
         "seconds_per_epoch": round(statistics.median(row["seconds"] for row in rows), 3),
         "seconds": round(sum(row["seconds"] for row in rows) + _fold_seconds(selection_rows, selection, folds), 1),
         "threads": torch.get_num_threads(),

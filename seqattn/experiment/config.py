@@ -9,6 +9,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+WHOLE_SERIES = 2**31 - 1  # a window that no series outgrows
 
 
 class Config(BaseModel):
@@ -94,8 +95,54 @@ class MPTSNetConfig(Config):
         return self.model_dump(exclude={"name", "k", "period_method", "periods"})
 
 
-# a second model makes this Annotated[MPTSNetConfig | OtherConfig, Field(discriminator="name")]
-ModelConfig = MPTSNetConfig
+class SequenceClassifierConfig(Config):
+    """Arguments of `seqattn.models.sequence_classifier.SequenceClassifier` whatever its mixer."""
+
+    d_model: Count = 64
+    depth: Count = 4
+    patch_size: Count = 1
+    positions: Literal["none", "sinusoidal", "learned"] = "none"
+    dropout: Fraction = 0.1
+    drop_path: Fraction = 0.0
+
+    def network_options(self) -> dict[str, Any]:
+        """The arguments of the network that do not depend on the data."""
+        return self.model_dump(exclude={"name"})
+
+
+class MambaConfig(SequenceClassifierConfig):
+    """SequenceClassifier with mixer "mamba"."""
+
+    name: Literal["mamba"] = "mamba"
+    d_state: Count = 16
+    d_conv: Count = 4
+    expand: Count = 2
+
+
+class LBMambaConfig(SequenceClassifierConfig):
+    """SequenceClassifier with mixer "lbmamba"; window "full" looks back over the whole series."""
+
+    name: Literal["lbmamba"] = "lbmamba"
+    d_state: Count = 16
+    d_conv: Count = 4
+    expand: Count = 2
+    window: Count | Literal["full", "official"] = 8
+
+    def network_options(self) -> dict[str, Any]:
+        """The arguments of the network that do not depend on the data."""
+        return super().network_options() | {"window": WHOLE_SERIES if self.window == "full" else self.window}
+
+
+class AttentionConfig(SequenceClassifierConfig):
+    """SequenceClassifier with mixer "attention"."""
+
+    name: Literal["attention"] = "attention"
+    positions: Literal["none", "sinusoidal", "learned"] = "sinusoidal"
+    heads: Count = 4
+    mlp_ratio: Annotated[int, Field(ge=0)] = 2
+
+
+ModelConfig = Annotated[MPTSNetConfig | MambaConfig | LBMambaConfig | AttentionConfig, Field(discriminator="name")]
 
 
 class ClassificationConfig(Config):
@@ -110,6 +157,11 @@ class ClassificationConfig(Config):
     model: ModelConfig = MPTSNetConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _mptsnet_unless_named(cls, value: Any) -> Any:
+        return {"name": "mptsnet"} | value if isinstance(value, dict) else value
 
 
 TASKS: dict[str, type[Config]] = {"classification": ClassificationConfig}

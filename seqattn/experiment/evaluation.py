@@ -137,27 +137,32 @@ def explainable_network(module: TimeSeriesClassification, folder: Path) -> MPTSN
 def check_series(series: SeriesSet, module: TimeSeriesClassification, source: str) -> None:
     """Refuse channels, labels or lengths that the network was not trained for.
 
-    A series may be as short as the longest period or as the shortest training series, whichever is less.
+    MPTSNet takes series as short as the longest period or as the shortest training series, whichever is less.
     """
-    options = module.hparams
+    options, network = module.hparams, module.network
     check_compatible(series, in_channels=options["in_channels"], classes=options["classes"], source=source)
     check_channels(series, source)
-    network = module.network
-    if not isinstance(network, MPTSNet):
-        return
-    shortest = min(max(network.periods), options["min_length"])
-    if series.lengths.min() < shortest:
-        case = int(series.lengths.argmin())
-        raise SeqattnError(
-            f"{source}, case {case + 1}: {series.lengths[case]} steps, but the longest period is "
-            f"{max(network.periods)} and the shortest training series had {options['min_length']}; "
-            f"give at least {shortest} steps"
-        )
-    if network.whole_length and series.lengths.max() > network.seq_len:
+    if isinstance(network, MPTSNet):
+        _check_shortest(series, max(network.periods), options["min_length"], source)
+        longest, advice = network.seq_len, "model.head=masked_mean and model.layout=contiguous"
+        limited = network.whole_length
+    else:
+        longest, advice = options["seq_len"], "model.positions=sinusoidal"
+        limited = options["model_options"]["positions"] == "learned"
+    if limited and series.lengths.max() > longest:
         case = int(series.lengths.argmax())
         raise SeqattnError(
-            f"{source}, case {case + 1}: {series.lengths[case]} steps, but this network takes at most "
-            f"{network.seq_len}; shorten the series or train with model.head=masked_mean and model.layout=contiguous"
+            f"{source}, case {case + 1}: {series.lengths[case]} steps, but this network takes at most {longest}; "
+            f"shorten the series or train with {advice}"
+        )
+
+
+def _check_shortest(series: SeriesSet, longest_period: int, min_length: int, source: str) -> None:
+    shortest, case = min(longest_period, min_length), int(series.lengths.argmin())
+    if series.lengths[case] < shortest:
+        raise SeqattnError(
+            f"{source}, case {case + 1}: {series.lengths[case]} steps, but the longest period is {longest_period} and "
+            f"the shortest training series had {min_length}; give at least {shortest} steps"
         )
 
 

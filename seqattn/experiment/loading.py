@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from seqattn.errors import SeqattnError, nearest
 
@@ -51,7 +52,7 @@ def parse_config(
     try:
         return schema.model_validate(resolved)
     except ValidationError as error:
-        failures = error.errors(include_url=False)
+        failures = [_named(failure) for failure in error.errors(include_url=False)]
     failures.sort(key=lambda failure: failure["type"] != "extra_forbidden")
     dotted = _dotted(failures[0]["loc"], resolved)
     where = "on the command line" if any(_related(key, dotted) for key in assigned) else f"in {path}"
@@ -126,6 +127,17 @@ def _related(first: str, second: str) -> bool:
     return f"{first}.".startswith(f"{second}.") or f"{second}.".startswith(f"{first}.")
 
 
+def _named(failure: ErrorDetails) -> ErrorDetails:
+    """A name that is no member of a union, as a failure of the name and not of all that stands beside it."""
+    if failure["type"] != "union_tag_invalid":
+        return failure
+    tag, known = failure["ctx"]["tag"], failure["ctx"]["expected_tags"].replace("'", "").split(", ")
+    advice = nearest(tag, known)
+    names = ", ".join(f"'{name}'" for name in known[:-1]) + f" or '{known[-1]}'"
+    location = (*failure["loc"], failure["ctx"]["discriminator"].strip("'"))
+    return {"type": "literal_error", "loc": location, "input": tag, "msg": f"Input should be {names}{advice}"}
+
+
 def _dotted(location: Sequence[int | str], data: Any) -> str:
     """Turn pydantic's location into the user's dotted key, without union tags, which the data do not hold."""
     parts: list[str] = []
@@ -166,7 +178,8 @@ def _names(schema: type[BaseModel]) -> tuple[str, ...]:
 def _suggestion(dotted: str, known: list[str]) -> str:
     leaf = dotted.rpartition(".")[2]
     moved = [key for key in known if key.rpartition(".")[2] == leaf]
-    return f"; did you mean {moved[0]}?" if moved else nearest(dotted, known, count=1)
+    close = [key for key in known if nearest(leaf, [key.rpartition(".")[2]])]
+    return f"; did you mean {moved[0]}?" if moved else nearest(dotted, close, count=1)
 
 
 def _line(error: yaml.YAMLError) -> str:

@@ -1,6 +1,7 @@
 """Time-series classification as a LightningModule."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import lightning
@@ -13,9 +14,20 @@ from torchmetrics.functional.classification import binary_auroc, multiclass_f1_s
 from seqattn.errors import SeqattnError
 from seqattn.layers.normalize import ChannelNormalizer
 from seqattn.models.mptsnet import MPTSNet
+from seqattn.models.sequence_classifier import MIXERS, SequenceClassifier
 from seqattn.tasks.optimizers import configure_optimizer
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mptsnet": MPTSNet}
+
+def sequence_classifier(mixer: str, in_channels: int, seq_len: int, num_classes: int, **options: Any) -> nn.Module:
+    """A `SequenceClassifier` from the arguments every model here takes."""
+    return SequenceClassifier(in_channels, num_classes, mixer=mixer, max_length=seq_len, **options)
+
+
+# network(in_channels, seq_len, num_classes, **model_options)
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mptsnet": MPTSNet,
+    **{mixer: partial(sequence_classifier, mixer) for mixer in MIXERS},
+}
 
 
 def classification_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float | None]:

@@ -16,8 +16,9 @@ def configure_optimizer(
     """What a LightningModule's `configure_optimizers` returns.
 
     "adam" adds its weight decay to the gradient of every parameter, as the older publications do; "adamw" decays
-    weights but no bias, norm or scale. "cosine" falls from lr to min_lr over `epochs`, after a linear warm-up;
-    "plateau" multiplies the rate by plateau_factor when the training loss has not fallen for plateau_patience epochs.
+    weights but no bias, norm, scale or parameter marked `_no_weight_decay`, as mamba-ssm marks A_log and D. "cosine"
+    falls from lr to min_lr over `epochs`, after a linear warm-up; "plateau" multiplies the rate by plateau_factor when
+    the training loss has not fallen for plateau_patience epochs.
     fused: torch's one-pass step, for which Lightning does not clip gradients under mixed precision.
     """
     if name == "adam":
@@ -26,7 +27,8 @@ def configure_optimizer(
         decayed: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for path, parameter in network.named_parameters():
-            (decayed if parameter.dim() > 1 and not path.endswith("bias") else others).append(parameter)
+            exempt = parameter.dim() < 2 or path.endswith("bias") or getattr(parameter, "_no_weight_decay", False)
+            (others if exempt else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         optimizer = AdamW(groups, lr=lr, fused=fused)
     if scheduler == "none":

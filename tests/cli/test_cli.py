@@ -61,7 +61,8 @@ def test_help_imports_nothing_heavy(command):
 
 def test_lists():
     assert "classification  mptsnet-paper" in invoke("list", "configs").stdout.splitlines()
-    assert invoke("list", "models").stdout.splitlines() == ["classification  mptsnet"]
+    names = [line.removeprefix("classification  ") for line in invoke("list", "models").stdout.splitlines()]
+    assert names == ["mptsnet", "mamba", "lbmamba", "attention"]
 
 
 def test_list_datasets_separates_local_from_bundled(tmp_path):
@@ -89,6 +90,8 @@ def test_flags_override_the_configuration_only_when_given(calls, tmp_path):
     assert (config.protocol, config.trainer.precision) == ("holdout", "32-true")
     invoke("train", "classification", "--config", "mptsnet-paper", "--dataset", "1e3")
     assert (calls[1][0].name, calls[1][0].protocol, calls[1][0].data.dataset) == ("mptsnet-paper", "paper", "1e3")
+    invoke("train", "classification", "--model", "lbmamba", "--dataset", "JapaneseVowels")
+    assert (calls[2][0].name, calls[2][0].model.name, calls[2][0].model.window) == ("lbmamba", "lbmamba", 8)
 
 
 def test_resume_takes_the_run_s_configuration(calls, tmp_path):
@@ -127,6 +130,8 @@ def test_ctrl_c_exits_130_with_its_sentence(calls, monkeypatch):
         ("--protocol papre", "protocol = 'papre' on the command line: input should be 'holdout' or 'paper'"),
         ("--model nosuch", "no classification configuration is named 'nosuch'"),
         ("--config mptsnet --model nosuch", "model.name = 'nosuch' on the command line"),
+        ("--model lbmmba", "no classification configuration is named 'lbmmba'; did you mean lbmamba"),
+        ("--model lbmamba --set model.windw=4", "'model.windw' on the command line; did you mean model.window?"),
         ("--resume absent", "there is no run directory absent"),
         ("--precision 8", "trainer.precision = '8' on the command line"),
     ],

@@ -5,7 +5,13 @@ import yaml
 from pydantic import Field
 
 from seqattn.errors import SeqattnError
-from seqattn.experiment.config import TASKS, ClassificationConfig, Config, MPTSNetConfig
+from seqattn.experiment.config import (
+    TASKS,
+    ClassificationConfig,
+    Config,
+    MPTSNetConfig,
+    SequenceClassifierConfig,
+)
 from seqattn.experiment.loading import list_configs, load_config, model_names, parse_config
 
 
@@ -76,7 +82,11 @@ def test_a_written_configuration_reads_back_equal():
         ("optimizer.lr=.inf", "optimizer.lr = inf on the command line: input should be a finite number"),
         ("model.periods=[4, 0]", "model.periods.1 = 0 on the command line"),
         ("trainer.max_epochs=0", "trainer.max_epochs = 0 on the command line"),
-        ("model.name=mptnet", "model.name = 'mptnet' on the command line: input should be 'mptsnet'"),
+        (
+            "model.name=mptnet",
+            "model.name = 'mptnet' on the command line: input should be 'mptsnet', 'mamba', 'lbmamba' or 'attention'; "
+            "did you mean mptsnet?",
+        ),
         ("trainer=3", "trainer = 3 on the command line"),
         ("trainer.max_epochs", "must have the form key.path=value"),
         ("model.k.deeper=1", "k is a single value"),
@@ -113,10 +123,56 @@ def test_a_wrong_file_is_one_sentence(file, text, words):
 
 def test_a_missing_source_is_one_sentence(tmp_path):
     assert "; did you mean mptsnet" in message("mptsnt")
-    assert "choose one of mptsnet" in message("zzzzzz")
+    assert "choose one of attention, lbmamba, mamba, mptsnet" in message("zzzzzz")
     assert "cannot read" in message(tmp_path / "absent.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     assert "not UTF-8" in message(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize(
+    ("model", "override", "words"),
+    [
+        (
+            "lbmamba",
+            "model.windw=4",
+            "key 'model.windw' on the command line; did you mean model.window?",
+        ),
+        ("lbmamba", "window=4", "unknown configuration key 'window' on the command line; did you mean model.window?"),
+        (
+            "lbmamba",
+            "model.window=0",
+            "model.window = 0 on the command line: input should be greater than",
+        ),
+        ("lbmamba", "model.window=half", "or input should be 'full' or 'official'"),
+        ("mamba", "model.window=8", "unknown configuration key 'model.window' on the command line"),
+        ("attention", "model.haeds=2", "did you mean model.heads?"),
+        ("attention", "model.name=lbmamba", "unknown configuration key 'model.heads' in"),
+    ],
+)
+def test_each_model_of_the_union_knows_its_own_keys(model, override, words):
+    assert words in message(model, override)
+
+
+def test_a_key_far_from_every_known_one_gets_no_suggestion():
+    assert message("mamba", "model.window=8").endswith("on the command line")
+
+
+def test_mptsnet_is_the_model_of_a_file_that_names_none(file):
+    assert load(file("data: {dataset: A}\nmodel: {k: 2}")).model == MPTSNetConfig(k=2)
+
+
+def test_the_full_window_is_longer_than_any_series():
+    assert load("lbmamba", "model.window=full").model.network_options()["window"] == 2**31 - 1
+    assert load("lbmamba", "model.window=3").model.network_options()["window"] == 3
+
+
+def test_the_shipped_mixers_differ_in_the_mixer_alone():
+    shared = set(SequenceClassifierConfig.model_fields) - {"positions"}
+    mamba, lbmamba, attention = (
+        config.model_dump(exclude={"name", "model"}) | {"model": config.model.model_dump(include=shared)}
+        for config in map(load, ("mamba", "lbmamba", "attention"))
+    )
+    assert mamba == lbmamba == attention
 
 
 class Other(Config):
@@ -136,7 +192,7 @@ class Two(Config):
         ({"name": "other", "lr": 1, "d_model": 2}, "unknown configuration key 'model.d_model' in f"),
         ({"name": "other"}, "model.lr is missing in f"),
         ({"name": "other", "lr": "x"}, "model.lr = 'x' in f"),
-        ({"name": "third"}, "'mptsnet', 'other'"),
+        ({"name": "third"}, "model.name = 'third' in f: input should be 'mptsnet' or 'other'"),
     ],
 )
 def test_tags_of_a_discriminated_union_stay_out_of_the_key(model, words):
@@ -147,5 +203,5 @@ def test_tags_of_a_discriminated_union_stay_out_of_the_key(model, words):
 
 
 def test_model_names_follow_the_schema():
-    assert model_names(ClassificationConfig) == ["mptsnet"]
+    assert model_names(ClassificationConfig) == ["mptsnet", "mamba", "lbmamba", "attention"]
     assert model_names(Two) == ["mptsnet", "other"]
