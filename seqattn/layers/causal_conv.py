@@ -13,6 +13,8 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool = 
         weight: (channels, 1, K), as `nn.Conv1d` keeps it; cast to the dtype of x, as bias (channels,) is.
     """
     length, taps = x.shape[1], weight.shape[2]
+    if length == 0:  # which conv2d refuses
+        return x
     kernel = (weight.flip(2) if reverse else weight).to(x.dtype)[:, :, None]  # (channels, 1, 1, K)
     image = x.transpose(1, 2)[:, :, None]  # (batch, channels, 1, length): as it lies in memory, channels last
     out = F.conv2d(image, kernel, padding=(0, taps - 1), groups=weight.shape[0])[:, :, 0].transpose(1, 2)

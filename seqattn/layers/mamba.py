@@ -129,7 +129,7 @@ class Mamba(nn.Module):
         self._check_input(hidden_states, None)
         if self.window == "official":
             raise ValueError(
-                f'{type(self).__name__}: window="official" depends on the length: give step an integer window'
+                'LBMamba: step needs an integer window: "official" depends on the length of the whole stream'
             )
         u, z = self._project(hidden_states)
         recent = torch.cat([conv_state.transpose(1, 2).to(u.dtype), u], 1)  # (batch, d_conv + steps, d_inner)
