@@ -1,0 +1,1 @@
+"""Other packages' interfaces over seqattn's kernels, for programs written against them."""
