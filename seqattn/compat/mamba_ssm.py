@@ -67,23 +67,18 @@ def mamba_inner_fn(
     B, C: (dim, state), constant in time; None takes them from the rows of x_proj_weight after the step's. Other
     arguments are the block's parameters, conv1d_weight (dim, 1, taps).
     """
-    return _inner_by(
-        "auto", xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias, A, B,
-        C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus,
-    )  # fmt: skip
+    x, z = xz.mT.chunk(2, dim=-1)  # (batch, length, dim)
+    u = F.silu(causal_conv(x, conv1d_weight, conv1d_bias))
+    rank, state = delta_proj_weight.shape[1], A.shape[1]
+    widths = [rank, state if B is None else 0, state if C is None else 0]
+    dt, variable_B, variable_C = F.linear(u, x_proj_weight).split(widths, dim=-1)
+    B = B if B is not None else variable_B if B_proj_bias is None else variable_B + B_proj_bias
+    C = C if C is not None else variable_C if C_proj_bias is None else variable_C + C_proj_bias
+    y, _ = _scan("auto", u, F.linear(dt, delta_proj_weight), A, B, C, D, z, delta_bias, delta_softplus)
+    return F.linear(y, out_proj_weight, out_proj_bias)
 
 
-def mamba_inner_ref(
-    xz: Tensor, conv1d_weight: Tensor, conv1d_bias: Tensor | None, x_proj_weight: Tensor, delta_proj_weight: Tensor,
-    out_proj_weight: Tensor, out_proj_bias: Tensor | None, A: Tensor, B: Tensor | None = None, C: Tensor | None = None,
-    D: Tensor | None = None, delta_bias: Tensor | None = None, B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None, delta_softplus: bool = True,
-) -> Tensor:  # fmt: skip
-    """`mamba_inner_fn` with the scan of `selective_scan_ref`."""
-    return _inner_by(
-        "reference", xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias,
-        A, B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus,
-    )  # fmt: skip
+mamba_inner_ref = mamba_inner_fn  # mamba-ssm's differ in how much is fused
 
 
 class Mamba(mamba.Mamba):
@@ -148,23 +143,6 @@ def _scan_by(
     B, C = (tensor if tensor.ndim == 2 else tensor.movedim(-1, 1) for tensor in (B, C))
     out, last = _scan(backend, u, delta, A, B, C, D, None if z is None else z.mT, delta_bias, delta_softplus)
     return (out.mT, last) if return_last_state else out.mT
-
-
-def _inner_by(
-    backend: str, xz: Tensor, conv1d_weight: Tensor, conv1d_bias: Tensor | None, x_proj_weight: Tensor,
-    delta_proj_weight: Tensor, out_proj_weight: Tensor, out_proj_bias: Tensor | None, A: Tensor, B: Tensor | None,
-    C: Tensor | None, D: Tensor | None, delta_bias: Tensor | None, B_proj_bias: Tensor | None,
-    C_proj_bias: Tensor | None, delta_softplus: bool,
-) -> Tensor:  # fmt: skip
-    x, z = xz.mT.chunk(2, dim=-1)  # (batch, length, dim)
-    u = F.silu(causal_conv(x, conv1d_weight, conv1d_bias))
-    rank, state = delta_proj_weight.shape[1], A.shape[1]
-    widths = [rank, state if B is None else 0, state if C is None else 0]
-    dt, variable_B, variable_C = F.linear(u, x_proj_weight).split(widths, dim=-1)
-    B = B if B is not None else variable_B if B_proj_bias is None else variable_B + B_proj_bias
-    C = C if C is not None else variable_C if C_proj_bias is None else variable_C + C_proj_bias
-    y, _ = _scan(backend, u, F.linear(dt, delta_proj_weight), A, B, C, D, z, delta_bias, delta_softplus)
-    return F.linear(y, out_proj_weight, out_proj_bias)
 
 
 def _scan(
