@@ -49,23 +49,21 @@ def main() -> None:
                 folder = RESULTS / "ablations" if options.ablation else RESULTS
                 name = "-".join(filter(None, [options.config, dataset, protocol, options.ablation, f"seed{seed}"]))
                 kept = folder / f"{name}.json"
-                if not kept.exists():
-                    overrides = [*DATASETS.get(dataset, []), *options.overrides]
-                    train(options, dataset, protocol, seed, overrides, kept)
+                arguments = ["--config", options.config, "--dataset", dataset, "--data-dir", options.data_dir]
+                arguments += ["--protocol", protocol, "--seed", str(seed)]
+                train(arguments, [*DATASETS.get(dataset, []), *options.overrides], options.runs, kept)
 
 
-def train(
-    options: argparse.Namespace, dataset: str, protocol: str, seed: int, overrides: list[str], kept: Path
-) -> None:
-    run = options.runs / kept.stem
-    command = [
-        "seqattn", "train", "classification", "--config", options.config, "--dataset", dataset, "--data-dir",
-        options.data_dir, "--protocol", protocol, "--seed", str(seed), "--out", str(run),
-    ]  # fmt: skip
+def train(arguments: list[str], overrides: list[str], runs: Path, kept: Path) -> None:
+    """Train below `runs` and keep the results with their overrides, unless `kept` holds them already."""
+    if kept.exists():
+        return
+    run = runs / kept.stem
+    command = ["seqattn", "train", "classification", *arguments, "--out", str(run)]
     command += [part for override in overrides for part in ("--set", override)]
     print(" ".join(command), flush=True)
     if subprocess.run(command, check=False).returncode:
-        sys.exit(f"{dataset} ({protocol}, seed {seed}) failed")
+        sys.exit(f"{kept.stem} failed")
     results = json.loads((run / "results.json").read_text())
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps({**results, "overrides": overrides}, indent=2) + "\n")
