@@ -127,6 +127,12 @@ class Mamba(nn.Module):
             ValueError: a shape or the number of steps does not fit, or window is "official".
         """
         self._check_input(hidden_states, None)
+        for name, state, size in (("conv_state", conv_state, self.d_conv), ("ssm_state", ssm_state, self.d_state)):
+            fitting = (hidden_states.shape[0], self.d_inner, size)
+            if state.shape != fitting:
+                raise ValueError(
+                    f"Mamba: {name} has shape {tuple(state.shape)}: it must be {fitting} beside this input"
+                )
         if self.window == "official":
             raise ValueError(
                 'LBMamba: step needs an integer window: "official" depends on the length of the whole stream'

@@ -290,6 +290,7 @@ def test_exports_with_a_dynamic_batch_and_length(layer):
         (lambda: Mamba(8)(torch.zeros(1, 5, 8), torch.tensor([6])), r"they must lie in \[0, 5\]"),
         (lambda: stream(LBMamba(8, window=4), 5), "5 steps are no multiple of window 4"),
         (lambda: stream(LBMamba(8, window="official"), 4), "step needs an integer window"),
+        (lambda: stream(Mamba(8), 4, batch=2), r"conv_state has shape \(1, 16, 4\): it must be \(2, 16, 4\)"),
     ],
 )
 def test_mistakes_are_named(call, message):
@@ -297,5 +298,5 @@ def test_mistakes_are_named(call, message):
         call()
 
 
-def stream(module, steps):
-    return module.step(torch.zeros(1, steps, 8), *module.allocate_inference_cache(1, steps))
+def stream(module, steps, batch=1):
+    return module.step(torch.zeros(batch, steps, 8), *module.allocate_inference_cache(1, steps))
