@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from seqattn.kernels import use_backend
+from seqattn.kernels import selective_scan, use_backend
 from seqattn.layers.mamba import LBMamba, Mamba, official_window
 
 TESTS = Path(__file__).parents[1]
@@ -235,6 +235,24 @@ def test_half_precision(dtype, autocast):
     assert [grad.dtype for grad in got[1:]] == [parameter.dtype for parameter in module.parameters()]
     for ours, theirs in zip([out, *got], [expected, *expected_grads], strict=True):
         assert (ours.float() - theirs).norm() < 0.03 * theirs.norm()
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "half-weights"])
+def test_half_precision_keeps_rates_skip_and_bias_of_the_scan_in_float32(monkeypatch, autocast):
+    kinds = []
+
+    def spy(*arguments, **options):
+        kinds.extend(tensor.dtype for tensor in arguments)
+        return selective_scan(*arguments, **options)
+
+    monkeypatch.setattr("seqattn.layers.mamba.selective_scan", spy)
+    module, x = Mamba(16), torch.randn(2, 9, 16)
+    if not autocast:
+        module, x = module.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        module(x)
+    half, full = torch.bfloat16, torch.float32
+    assert kinds == [half, half, full, half, half, full, half, full]  # u, delta, A, B, C, D, z, delta_bias
 
 
 @pytest.mark.parametrize("shape", [(0, 7), (3, 0), (2, 1)], ids=["batch-0", "length-0", "length-1"])
