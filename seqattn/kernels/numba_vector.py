@@ -2,7 +2,8 @@
 
 LLVM's automatic vectorisation gives up on a recurrence over time, which is what a scan is; with an explicit vector of
 channels every operation is one or two machine instructions on any CPU, and a state stays in registers.
-`load`, `store`, `broadcast` and `lane_sum` move vectors; + - * and `exp2`, `softplus`, `sigmoid` work lane by lane.
+Functions of a kernel take addresses (`pointer`, `advance`), between which and vectors `load`, `store`, `load_broadcast`
+and `lane_sums` move; + - * and `exp2`, `softplus`, `sigmoid`, `maximum` work lane by lane.
 """
 
 import math
@@ -39,34 +40,55 @@ def _splat(builder: Any, scalar: Any) -> Any:
     return builder.shuffle_vector(first, vector, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    """Pointer to element `index` of the flat data of a C-contiguous array, as a pointer to a vector."""
-    data = cgutils.create_struct_proxy(array_type)(context, builder, array).data
-    element = ir.FloatType() if array_type.dtype == types.float32 else ir.DoubleType()
-    return builder.bitcast(builder.gep(data, [index]), ir.VectorType(element, LANES).as_pointer())
+@intrinsic
+def pointer(typing_context: Any, array: Any, index: Any) -> Any:
+    """Address of element `index` of the flat data of a C-contiguous array.
+
+    It does not keep the array alive: only for arrays that the caller of the kernel holds. Unlike an array it costs
+    nothing to pass to a function, and indexing it neither checks nor wraps.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.gep(cgutils.create_struct_proxy(array)(context, builder, arguments[0]).data, [arguments[1]])
+
+    return types.CPointer(array.dtype)(array, types.intp), generate
 
 
 @intrinsic
-def load(typing_context: Any, array: Any, index: Any) -> Any:
-    """The LANES elements of a C-contiguous array from flat position `index` on."""
+def advance(typing_context: Any, address: Any, count: Any) -> Any:
+    """The address `count` elements further on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _address(context, builder, array, arguments[0], arguments[1])
-        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+        return builder.gep(arguments[0], [arguments[1]])
 
-    return VectorType(array.dtype)(array, types.intp), generate
+    return address(address, types.intp), generate
+
+
+def _vector_address(builder: Any, address: Any, index: Any) -> Any:
+    place = builder.gep(address, [index])
+    return builder.bitcast(place, ir.VectorType(place.type.pointee, LANES).as_pointer())
 
 
 @intrinsic
-def store(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
-    """Write a vector to a C-contiguous array from flat position `index` on."""
+def load(typing_context: Any, address: Any, index: Any) -> Any:
+    """The LANES elements from `index` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _address(context, builder, array, arguments[0], arguments[1])
-        builder.store(arguments[2], pointer, align=array.dtype.bitwidth // 8)
+        return builder.load(_vector_address(builder, *arguments), align=address.dtype.bitwidth // 8)
+
+    return VectorType(address.dtype)(address, types.intp), generate
+
+
+@intrinsic
+def store(typing_context: Any, address: Any, index: Any, vector: Any) -> Any:
+    """Write a vector to the elements from `index` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _vector_address(builder, arguments[0], arguments[1])
+        builder.store(arguments[2], place, align=address.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, vector), generate
+    return types.void(address, types.intp, vector), generate
 
 
 @intrinsic
@@ -80,19 +102,37 @@ def broadcast(typing_context: Any, scalar: Any) -> Any:
 
 
 @intrinsic
-def lane_sum(typing_context: Any, vector: Any) -> Any:
-    """The sum over the lanes, always in the same order."""
+def load_broadcast(typing_context: Any, address: Any, index: Any) -> Any:
+    """A vector with element `index` in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value, half = arguments[0], LANES // 2
-        while half:  # fold the upper half onto the lower
-            kind = ir.VectorType(ir.IntType(32), half)
-            low = builder.shuffle_vector(value, value, ir.Constant(kind, list(range(half))))
-            high = builder.shuffle_vector(value, value, ir.Constant(kind, list(range(half, 2 * half))))
-            value, half = builder.fadd(low, high), half // 2
-        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+        return _splat(builder, builder.load(builder.gep(arguments[0], [arguments[1]])))
 
-    return vector.element(vector), generate
+    return VectorType(address.dtype)(address, types.intp), generate
+
+
+@intrinsic
+def lane_sums(typing_context: Any, address: Any, index: Any) -> Any:
+    """Vector whose lane i is the sum over the lanes of the i-th of the LANES vectors from `index` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        first = _vector_address(builder, *arguments)
+        places = [builder.gep(first, [ir.Constant(ir.IntType(64), row)]) for row in range(LANES)]
+        rows, group = [builder.load(place, align=address.dtype.bitwidth // 8) for place in places], LANES
+        while group > 1:  # every vector holds groups of partial sums; two vectors fold into one with twice the groups
+            pairs = zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)
+            rows, group = [_fold(builder, left, right, group) for left, right in pairs], group // 2
+        return rows[0]
+
+    return VectorType(address.dtype)(address, types.intp), generate
+
+
+def _fold(builder: Any, left: Any, right: Any, group: int) -> Any:
+    """Halve every group of left and right, adding its halves; left's and right's groups alternate in the result."""
+    starts = [start + side for start in range(0, LANES, group) for side in (0, LANES)]
+    low, high = ([start + half + lane for start in starts for lane in range(group // 2)] for half in (0, group // 2))
+    kind = ir.VectorType(ir.IntType(32), LANES)
+    return builder.fadd(*(builder.shuffle_vector(left, right, ir.Constant(kind, lanes)) for lanes in (low, high)))
 
 
 def _arithmetic(function: Any, instruction: str) -> None:
@@ -123,7 +163,9 @@ class _Lanes:
         self.single = isinstance(value.type.element, ir.FloatType)
 
     def _emit(self, instruction: str, other: Any) -> "_Lanes":
-        return _Lanes(self.builder, getattr(self.builder, instruction)(self.value, self._raw(other), flags=("contract",)))
+        return _Lanes(
+            self.builder, getattr(self.builder, instruction)(self.value, self._raw(other), flags=("contract",))
+        )
 
     def _raw(self, other: Any) -> Any:
         return other.value if isinstance(other, _Lanes) else ir.Constant(self.value.type, [float(other)] * LANES)
@@ -140,7 +182,7 @@ class _Lanes:
     def __truediv__(self, other: Any) -> "_Lanes":
         return self._emit("fdiv", other)
 
-    def where_below(self, bound: float, below: Any, otherwise: Any) -> "_Lanes":
+    def where_below(self, bound: Any, below: Any, otherwise: Any) -> "_Lanes":
         """`below` where self < bound, else (NaN too) `otherwise`."""
         chosen = self.builder.fcmp_ordered("<", self.value, self._raw(bound))
         return _Lanes(self.builder, self.builder.select(chosen, self._raw(below), self._raw(otherwise)))
@@ -161,9 +203,13 @@ class _Lanes:
 
 
 def _exp2(x: _Lanes) -> _Lanes:
-    mantissa, bias, lowest, highest = (23, 127, -126, 128) if x.single else (52, 1023, -1022, 1024)
+    lowest, highest = (-126, 128) if x.single else (-1022, 1024)
     x = x.where_below(lowest, lowest, x)
-    x = (x * -1).where_below(-highest, highest, x)
+    return _exp2_near((x * -1).where_below(-highest, highest, x))
+
+
+def _exp2_near(x: _Lanes) -> _Lanes:
+    mantissa, bias = (23, 127) if x.single else (52, 1023)
     shifted = x + 1.5 * 2.0**mantissa  # rounds to an integer
     fraction = x - (shifted - 1.5 * 2.0**mantissa)
     return fraction.polynomial(EXP2_SINGLE if x.single else EXP2_DOUBLE) * shifted.power_of_two(mantissa, bias)
@@ -186,12 +232,24 @@ def _sigmoid(x: _Lanes) -> _Lanes:
     return x.where_below(0, small, 1) / (small + 1)
 
 
-# 2^x on [-1/2, 1/2]: minimax with relative error 2e-9, and Taylor with 4e-18
+NEAR = 126
+"""Where single precision needs no clamp."""
+# 2^x on [-1/2, 1/2], exactly 1 at 0: minimax with relative error 1e-7, and Taylor with 4e-18
 EXP2_SINGLE = (
-    1.000000000554174, 0.6931472057374946, 0.24022646890593474, 0.05550328776465771, 0.009618488959709546,
-    0.0013399931422441317, 0.00015345811784595297,
+    1.0, 0.6931469775989918, 0.24022242085376713, 0.05550733743470423, 0.009671512639958614, 0.0013264727140002563,
 )  # fmt: skip
 EXP2_DOUBLE = tuple(math.log(2) ** n / math.factorial(n) for n in range(14))
+
+
+@intrinsic
+def maximum(typing_context: Any, left: Any, right: Any) -> Any:
+    """The larger of two vectors, lane by lane; where right is NaN, left."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        left, right = (_Lanes(builder, value) for value in arguments)
+        return left.where_below(right, right, left).value
+
+    return left(left, right), generate
 
 
 def _elementary(formula: Callable[[_Lanes], _Lanes], meaning: str) -> Any:
@@ -206,5 +264,6 @@ def _elementary(formula: Callable[[_Lanes], _Lanes], meaning: str) -> Any:
 
 
 exp2 = _elementary(_exp2, "2^x; the smallest normal number stands for everything below it.")
+exp2_near = _elementary(_exp2_near, f"2^x for |x| <= {NEAR} only, where `exp2` has the same bits.")
 softplus = _elementary(_softplus, "log(1 + e^x), and x itself above 20.")
 sigmoid = _elementary(_sigmoid, "1 / (1 + e^-x).")

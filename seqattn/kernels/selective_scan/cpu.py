@@ -2,7 +2,9 @@
 
 A task walks its sequence in chunks. In a chunk it goes through the states one by one, each with a sweep over the steps
 against the order of the scan (the windows' look-ahead) and one in order, the running state in registers; what is kept
-per step and channel fits into the cache. The backward pass starts every chunk from its saved entry state.
+per step and channel fits into the cache. The backward pass starts every chunk from its saved entry state. Windows
+longer than a chunk take a local pass of their own: each is scanned from its other end, and the main pass adds what it
+read.
 """
 
 import math
@@ -10,23 +12,24 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from seqattn.kernels.numba_support import run_tasks
 from seqattn.kernels.numba_vector import LANES
-from seqattn.kernels.selective_scan.cpu_backward import backward_tasks
-from seqattn.kernels.selective_scan.cpu_forward import forward_tasks
+from seqattn.kernels.selective_scan import cpu_backward, cpu_forward
+from seqattn.kernels.selective_scan.cpu_tiles import Problem
 from seqattn.kernels.selective_scan.operator import register_scan
 
-CHUNK = 64
-"""Steps of a chunk, about: the entry states then take 1/4 of the memory of u at 16 states."""
+CHUNK = 32
+"""Most steps of a chunk: at 16 states the saved entry states take half the memory of u."""
 
-TASKS = 64
+TASKS = 32
 """Fewest backward tasks worth having; fixed, so that results do not depend on the number of threads."""
 
 
 def chunk_length(window: int) -> int:
-    """Steps of a chunk: whole windows."""
-    return window * max(1, CHUNK // window)
+    """Steps of a chunk: whole windows where they fit."""
+    return CHUNK // window * window if window <= CHUNK else CHUNK
 
 
 def forward(
@@ -35,13 +38,9 @@ def forward(
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """out, last state and chunk states; see `register_scan`."""
-    problem = _Problem(u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, window)
-    out = torch.empty_like(u, dtype=problem.dtype)
-    last = out.new_empty(u.shape[0], u.shape[2], A.shape[1])
-    chunks = out.new_empty(u.shape[0], problem.chunks, A.shape[1], u.shape[2])
-    options = (delta_softplus, problem.window, reverse, problem.chunk)
-    outputs = (out.numpy(), last.numpy(), chunks.numpy())
-    run_tasks(forward_tasks, (*problem.arrays, *options, *outputs), problem.batch * problem.groups * problem.blocks)
+    arguments = (u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, delta_softplus, window, reverse)
+    others = _scan(_local_problem(*arguments))[0] if window > CHUNK else None
+    out, last, chunks = _scan(_problem(*arguments), others)
     return out.to(u.dtype), last, chunks
 
 
@@ -51,59 +50,101 @@ def backward(
     delta_softplus: bool, window: int, reverse: bool, chunks: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of u, delta, A, B, C, D, z, delta_bias, initial_state; see `register_scan`."""
-    problem = _Problem(u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, window)
-    (batch, length, channels), state = u.shape, A.shape[1]
-    empty = chunks.new_empty
-    grad_u, grad_delta = empty(u.shape), empty(u.shape)
-    grad_z = empty(u.shape if z is not None else (0, 0, 0))
-    grad_initial = empty(batch, channels, state)
-    # blocks of one part follow each other and add to the same grad_B and grad_C; parts are summed at the end
-    parts = min(problem.blocks, max(1, -(-TASKS // max(1, batch * problem.groups))))
-    grad_B, grad_C = (empty(parts, batch, length, problem.groups, state) for _ in range(2))
-    grad_A = empty(batch, state, channels)
-    grad_D, grad_bias = empty(batch, channels), empty(batch, channels)
-    options = (delta_softplus, problem.window, reverse, problem.chunk, parts)
-    inputs = (grad_out.to(problem.dtype).numpy(), grad_last.numpy(), chunks.numpy())
-    gradients = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_initial)
-    arrays = tuple(tensor.numpy() for tensor in gradients)
-    run_tasks(backward_tasks, (*problem.arrays, *options, *inputs, *arrays), batch * problem.groups * parts)
-    sums = (grad_u, grad_delta, grad_A.sum(0).T, grad_B.sum(0), grad_C.sum(0), grad_D.sum(0), grad_z, grad_bias.sum(0))
+    arguments = (u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, delta_softplus, window, reverse)
+    grad_out = grad_out.to(chunks.dtype)
+    others, local_gradients = None, None
+    if window > CHUNK:
+        local = _local_problem(*arguments)
+        others, _, local_chunks = _scan(local)
+        before_gate = grad_out if z is None else grad_out * F.silu(z.to(grad_out.dtype))
+        local_gradients = _scan_gradients(local, None, before_gate, torch.zeros_like(grad_last), local_chunks)
+    gradients = _scan_gradients(_problem(*arguments), others, grad_out, grad_last, chunks)
+    if local_gradients is not None:
+        for index in (0, 1, 2, 3, 4, 7):  # all but D, z and the initial state, which only the main pass reads
+            gradients[index] += local_gradients[index]
+    given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     return tuple(
-        u.new_empty(0) if given is None else gradient.to(given.dtype).contiguous()
-        for given, gradient in zip(
-            (u, delta, A, B, C, D, z, delta_bias, initial_state), (*sums, grad_initial), strict=True
-        )
+        u.new_empty(0) if tensor is None else gradient.to(tensor.dtype).contiguous()
+        for tensor, gradient in zip(given, gradients, strict=True)
     )
 
 
-class _Problem:
-    """The arguments as the kernels take them: NumPy arrays of one floating type, zeros or empty for what is None."""
+def _problem(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, initial_state: Tensor | None, lengths: Tensor | None, delta_softplus: bool, window: int,
+    reverse: bool,
+) -> Problem:  # fmt: skip
+    batch, length, channels = u.shape
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    zeros = torch.zeros(channels, dtype=dtype)
+    if initial_state is None:
+        initial_state = zeros.new_zeros(batch, channels, A.shape[1])
+    return Problem(
+        u=u.to(dtype).numpy(),
+        delta=delta.to(dtype).numpy(),
+        A=(A.T.to(dtype) * math.log2(math.e)).contiguous().numpy(),
+        B=B.to(dtype).numpy(),
+        C=C.to(dtype).numpy(),
+        D=(zeros if D is None else D.to(dtype)).numpy(),
+        z=(zeros.new_empty(0, 0, 0) if z is None else z.to(dtype)).numpy(),
+        bias=(zeros if delta_bias is None else delta_bias.to(dtype)).numpy(),
+        initial=initial_state.to(dtype).numpy(),
+        ends=np.full(batch, length) if lengths is None else lengths.to(torch.int64).clamp(0, length).numpy(),
+        softplus=delta_softplus,
+        window=window if window <= CHUNK else 1,
+        reverse=reverse,
+        local=False,
+        run=max(1, length),
+        chunk=chunk_length(window),
+    )
 
-    def __init__(
-        self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-        delta_bias: Tensor | None, initial_state: Tensor | None, lengths: Tensor | None, window: int,
-    ) -> None:  # fmt: skip
-        self.batch, length, channels = u.shape
-        self.groups = B.shape[2]
-        self.blocks = -(-(channels // self.groups) // LANES)  # of one group
-        self.window = max(1, min(window, length))
-        self.chunk = chunk_length(self.window)
-        self.chunks = -(-length // chunk_length(window))
-        self.dtype = torch.promote_types(u.dtype, torch.float32)
-        zeros = torch.zeros(channels, dtype=self.dtype)
-        self.arrays = (
-            *(tensor.to(self.dtype).numpy() for tensor in (u, delta)),
-            (A.T.to(self.dtype) * math.log2(math.e)).contiguous().numpy(),
-            *(tensor.to(self.dtype).numpy() for tensor in (B, C)),
-            (zeros if D is None else D.to(self.dtype)).numpy(),
-            (u.new_empty(0, 0, 0, dtype=self.dtype) if z is None else z.to(self.dtype)).numpy(),
-            (zeros if delta_bias is None else delta_bias.to(self.dtype)).numpy(),
-            (
-                u.new_zeros(self.batch, channels, A.shape[1], dtype=self.dtype)
-                if initial_state is None else initial_state.to(self.dtype)
-            ).numpy(),
-            np.full(self.batch, length) if lengths is None else lengths.to(torch.int64).clamp(0, length).numpy(),
-        )  # fmt: skip
+
+def _local_problem(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, initial_state: Tensor | None, lengths: Tensor | None, delta_softplus: bool, window: int,
+    reverse: bool,
+) -> Problem:  # fmt: skip
+    """The local pass of long windows."""
+    whole = _problem(u, delta, A, B, C, None, None, delta_bias, None, lengths, delta_softplus, window, reverse)
+    return whole._replace(local=True, run=max(1, min(window, u.shape[1])))
+
+
+def _scan(problem: Problem, others: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """out, (batch, length, channels), last state and chunk states; others: what the local pass adds to out."""
+    (batch, length, channels), (groups, states) = problem.u.shape, problem.B.shape[2:]
+    kind = torch.from_numpy(problem.u)
+    out, last = torch.empty_like(kind), kind.new_empty(batch, channels, states)
+    runs, run_chunks = -(-length // problem.run), -(-min(problem.run, length) // problem.chunk)
+    chunks = kind.new_empty(batch, runs * run_chunks, states, channels)
+    others = kind.new_empty(0, 0, 0) if others is None else others
+    scratch = kind.new_empty(cpu_forward.scratch_size(states, min(problem.chunk, length)))
+    arguments = (problem, others.numpy(), out.numpy(), last.numpy(), chunks.numpy())
+    tasks = batch * groups * _blocks(channels // groups)
+    run_tasks(cpu_forward.forward_tasks, cpu_forward.forward_parallel, arguments, scratch, tasks)
+    return out, last, chunks
+
+
+def _scan_gradients(
+    problem: Problem, others: Tensor | None, grad_out: Tensor, grad_last: Tensor, chunks: Tensor
+) -> list[Tensor]:
+    """Gradients of u, delta, A, B, C, D, z, delta_bias, initial_state."""
+    (batch, length, channels), (groups, states), empty = problem.u.shape, problem.B.shape[2:], chunks.new_empty
+    # the blocks of a part follow each other and add to the same gradients of B and C; parts are summed at the end
+    parts = min(_blocks(channels // groups), -(-TASKS // max(1, batch * groups)))
+    u, delta, z = empty(problem.u.shape), empty(problem.u.shape), empty(problem.z.shape)
+    A, (B, C) = empty(batch, states, channels), (empty(parts, batch, length, groups, states) for _ in range(2))
+    D, bias, initial = empty(batch, channels), empty(batch, channels), empty(batch, channels, states)
+    gradients = cpu_backward.Gradients(*(tensor.numpy() for tensor in (u, delta, A, B, C, D, z, bias, initial)))
+    others = empty(0, 0, 0) if others is None else others
+    rows = _blocks(min(problem.chunk, length)) * LANES
+    scratch = empty(cpu_backward.scratch_size(states, rows))
+    arguments = (problem, parts, others.numpy(), grad_out.numpy(), grad_last.numpy(), chunks.numpy(), gradients)
+    run_tasks(cpu_backward.backward_tasks, cpu_backward.backward_parallel, arguments, scratch, batch * groups * parts)
+    return [u, delta, A.sum(0).T, B.sum(0), C.sum(0), D.sum(0), z, bias.sum(0), initial]
+
+
+def _blocks(count: int) -> int:
+    return -(-count // LANES)
 
 
 selective_scan_cpu = register_scan("cpu", forward, backward, chunk_length)

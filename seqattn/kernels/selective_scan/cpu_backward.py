@@ -1,120 +1,100 @@
-"""Backward pass of the CPU scan: the closed form of LBMamba's gradients (docs/kernels/selective_scan.md).
+"""Backward pass of the CPU scan: blocks of channels, from their last chunk to their first."""
 
-With g = C · (gradient of out before the gate), per channel and state:
+from typing import Any, NamedTuple
 
-    lambda_t = g_t + a_{t+1} lambda_{t+1}      over the whole sequence, against the order of the scan
-    mu_t     = g_t + a_{t-1} mu_{t-1}          inside t's window, in order
-    tau_t    = lambda_t + a_{t-1} mu_{t-1}     gradient of b_t
-    q_t      = lambda_t a_t h_{t-1} + mu_t l_t gradient of log a_t
-"""
-
-from typing import Any
-
+import numba
 import numpy as np
 
-from seqattn.kernels.numba_support import jit
-from seqattn.kernels.numba_vector import LANES, broadcast, exp2, lane_sum, load, sigmoid, store
-from seqattn.kernels.selective_scan.cpu_forward import prepare_steps
+from seqattn.kernels.numba_support import jit, jit_parallel
+from seqattn.kernels.numba_vector import (
+    LANES,
+    NEAR,
+    advance,
+    broadcast,
+    lane_sums,
+    load,
+    pointer,
+    sigmoid,
+    store,
+)
+from seqattn.kernels.selective_scan.cpu_forward import enter_block, look_ahead, prepare_steps, skip_steps
+from seqattn.kernels.selective_scan.cpu_sweeps import gradients, gradients_looking, replay, replay_looking
 from seqattn.kernels.selective_scan.cpu_tiles import (
-    block_channels,
-    clear_steps,
-    count_blocks,
+    block_of,
+    blocks_of,
+    clear,
+    first_chunk,
     read_row,
-    read_states,
     read_steps,
+    run_size,
+    runs_of,
     step_of,
+    write_column,
     write_row,
     write_steps,
 )
 
 
-@jit
-def replay(step: Any, rate: Any, x: Any, B: Any, C: Any, steps: int, h: Any, a: Any, ah: Any, y: Any) -> None:
-    """One state over a chunk again: keeps a and a_t h_{t-1}; y += C h."""
-    for s in range(steps):
-        at = s * LANES
-        transition = exp2(load(step, at) * rate)
-        decayed = transition * h
-        h = decayed + load(x, at) * broadcast(B[s])
-        store(a, at, transition)
-        store(ah, at, decayed)
-        store(y, at, load(y, at) + h * broadcast(C[s]))
+class Gradients(NamedTuple):
+    """What the backward pass writes; A, D and bias are summed over the steps of each sequence, B and C over a part."""
+
+    u: np.ndarray  # (batch, length, channels)
+    delta: np.ndarray  # (batch, length, channels)
+    A: np.ndarray  # (batch, state, channels)
+    B: np.ndarray  # (parts, batch, length, groups, state)
+    C: np.ndarray  # (parts, batch, length, groups, state)
+    D: np.ndarray  # (batch, channels)
+    z: np.ndarray  # (batch, length, channels), or empty
+    bias: np.ndarray  # (batch, channels)
+    initial: np.ndarray  # (batch, channels, state)
+
+
+class Tiles(NamedTuple):
+    """A thread's working memory."""
+
+    constants: Any  # rows D, delta_bias, 0 and one to spare
+    sums: Any  # rows sum of g u, sum of the gradient of raw, and one to spare
+    rates: Any  # (state, LANES): A log2(e)
+    h: Any  # (state, LANES): a_{t+1} lambda_{t+1} of the step t where a sweep starts
+    rate_sums: Any  # (state, LANES): sum of step q
+    sums_B: Any  # (state, steps): the block's gradient of B
+    sums_C: Any
+    u: Any  # (steps, LANES), and so on
+    raw: Any
+    step: Any
+    x: Any
+    y: Any
+    z: Any
+    g: Any
+    gate_slope: Any
+    into_b: Any  # sum over the states of B tau
+    into_step: Any  # sum over the states of A q
+    a: Any  # of one state, as all below
+    ah: Any  # a_t h_{t-1}
+    look: Any
+    entering: Any  # a_{t-1} mu_{t-1}
+    for_B: Any  # what each channel gives to the gradient of B
+    for_C: Any
+
+
+def scratch_size(states: int, steps: int) -> int:
+    """Elements behind `Tiles`."""
+    return (7 + 3 * states + 16 * steps) * LANES + 2 * states * steps
 
 
 @jit
-def replay_windows(
-    step: Any, rate: Any, x: Any, g: Any, B: Any, C: Any, steps: int, window: int, zero: Any, h: Any, a: Any, ah: Any,
-    look: Any, entering: Any, y: Any,
-) -> None:  # fmt: skip
-    """`replay` with windows: also keeps l_t and a_{t-1} mu_{t-1}, and adds C l to y."""
-    for start in range(0, steps, window):
-        stop = min(start + window, steps)
-        k = zero
-        for s in range(stop - 1, start - 1, -1):
-            at = s * LANES
-            transition = exp2(load(step, at) * rate)
-            beyond = transition * k
-            k = beyond + load(x, at) * broadcast(B[s])
-            store(a, at, transition)
-            store(look, at, beyond)
-        from_left = zero
-        for s in range(start, stop):
-            at = s * LANES
-            transition = load(a, at)
-            decayed = transition * h
-            h = decayed + load(x, at) * broadcast(B[s])
-            store(ah, at, decayed)
-            store(entering, at, from_left)
-            store(y, at, load(y, at) + (h + load(look, at)) * broadcast(C[s]))
-            from_left = transition * (load(g, at) * broadcast(C[s]) + from_left)
-
-
-@jit
-def gradients(
-    A: Any, step: Any, x: Any, g: Any, B: Any, C: Any, steps: int, a: Any, ah: Any, carry: Any, rate_sum: Any,
-    into_b: Any, into_step: Any, grad_B: Any, grad_C: Any,
-) -> Any:  # fmt: skip
-    """The sweep against the order: returns a_0 lambda_0 and the sum of step q.
-
-    carry: a_{t+1} lambda_{t+1} from beyond the chunk. Adds Σ_n B tau to into_b and Σ_n A q to into_step; adds the
-    block's part of the gradients of B and C to their rows.
-    """
-    for s in range(steps - 1, -1, -1):
-        at = s * LANES
-        b, c = broadcast(B[s]), broadcast(C[s])
-        g_t, x_t, ah_t = load(g, at), load(x, at), load(ah, at)
-        lam = g_t * c + carry
-        carry = load(a, at) * lam
-        q = lam * ah_t
-        rate_sum = rate_sum + load(step, at) * q
-        store(into_b, at, load(into_b, at) + b * lam)
-        store(into_step, at, load(into_step, at) + A * q)
-        grad_B[s] += lane_sum(lam * x_t)
-        grad_C[s] += lane_sum(g_t * (ah_t + x_t * b))
-    return carry, rate_sum
-
-
-@jit
-def gradients_windows(
-    A: Any, step: Any, x: Any, g: Any, B: Any, C: Any, steps: int, a: Any, ah: Any, look: Any, entering: Any,
-    carry: Any, rate_sum: Any, into_b: Any, into_step: Any, grad_B: Any, grad_C: Any,
-) -> Any:  # fmt: skip
-    """`gradients` with windows."""
-    for s in range(steps - 1, -1, -1):
-        at = s * LANES
-        b, c = broadcast(B[s]), broadcast(C[s])
-        g_t, x_t, ah_t, look_t, from_left = load(g, at), load(x, at), load(ah, at), load(look, at), load(entering, at)
-        read = g_t * c
-        lam = read + carry
-        carry = load(a, at) * lam
-        tau = lam + from_left
-        q = lam * ah_t + (read + from_left) * look_t
-        rate_sum = rate_sum + load(step, at) * q
-        store(into_b, at, load(into_b, at) + b * tau)
-        store(into_step, at, load(into_step, at) + A * q)
-        grad_B[s] += lane_sum(tau * x_t)
-        grad_C[s] += lane_sum(g_t * (ah_t + x_t * b + look_t))
-    return carry, rate_sum
+def tiles_in(scratch: Any, states: int, steps: int) -> Any:
+    row, size = states * LANES, steps * LANES
+    rates = pointer(scratch, 7 * LANES)
+    sums_B = advance(rates, 3 * row)
+    t = advance(sums_B, 2 * states * steps)
+    return Tiles(
+        pointer(scratch, 0), pointer(scratch, 4 * LANES), rates, advance(rates, row), advance(rates, 2 * row), sums_B,
+        advance(sums_B, states * steps), t, advance(t, size), advance(t, 2 * size), advance(t, 3 * size),
+        advance(t, 4 * size), advance(t, 5 * size), advance(t, 6 * size), advance(t, 7 * size), advance(t, 8 * size),
+        advance(t, 9 * size), advance(t, 10 * size), advance(t, 11 * size), advance(t, 12 * size),
+        advance(t, 13 * size), advance(t, 14 * size), advance(t, 15 * size),
+    )  # fmt: skip
 
 
 @jit
@@ -129,125 +109,163 @@ def gate_gradients(grad: Any, z: Any, steps: int, gate_slope: Any) -> None:
 
 
 @jit
-def finish_steps(
-    raw: Any, step: Any, u: Any, g: Any, skip: Any, delta_softplus: bool, steps: int, into_b: Any, into_step: Any,
-    bias_sum: Any, skip_sum: Any,
-) -> Any:  # fmt: skip
-    """into_b becomes the gradient of u, into_step that of delta; returns the sums of the latter and of g u."""
+def finish_steps(t: Any, delta_softplus: bool, steps: int) -> None:
+    """into_b becomes the gradient of u, into_step that of delta; adds to the sums of the latter and of g u."""
+    skip, skip_sum, bias_sum = load(t.constants, 0), load(t.sums, 0), load(t.sums, LANES)
     for at in range(0, steps * LANES, LANES):
-        to_b, u_t, g_t = load(into_b, at), load(u, at), load(g, at)
-        slope = load(into_step, at) + u_t * to_b
+        to_b, u, g = load(t.into_b, at), load(t.u, at), load(t.g, at)
+        slope = load(t.into_step, at) + u * to_b
         if delta_softplus:
-            slope = slope * sigmoid(load(raw, at))
-        bias_sum, skip_sum = bias_sum + slope, skip_sum + g_t * u_t
-        store(into_b, at, skip * g_t + load(step, at) * to_b)
-        store(into_step, at, slope)
-    return bias_sum, skip_sum
+            slope = slope * sigmoid(load(t.raw, at))
+        skip_sum, bias_sum = skip_sum + g * u, bias_sum + slope
+        store(t.into_b, at, skip * g + load(t.step, at) * to_b)
+        store(t.into_step, at, slope)
+    store(t.sums, 0, skip_sum)
+    store(t.sums, LANES, bias_sum)
 
 
 @jit
-def add_states(tile: Any, array: Any, part: int, row: int, group: int, start: int, steps: int, end: int, reverse: bool, add: bool) -> None:  # noqa: E501
+def sum_lanes(tile: Any, steps: int, sums: Any) -> None:
+    """sums, one element a step: the sums over the lanes of a tile's rows."""
+    for s in range(0, steps, LANES):
+        store(sums, s, lane_sums(tile, s * LANES))
+
+
+@jit
+def add_states(tile: Any, size: int, states: int, steps: int, array: Any, at: int, stride: int, add: bool) -> None:
+    """Add a tile (state, size) of sums to the rows of an array (steps, state) `stride` apart, or write them there."""
     for s in range(steps):
-        t = step_of(start + s, end, reverse)
-        for n in range(tile.shape[0]):
-            array[part, row, t, group, n] = tile[n, s] + (array[part, row, t, group, n] if add else 0)
+        for n in range(states):
+            place = at + s * stride + n
+            array[place] = tile[n * size + s] + array[place] if add else tile[n * size + s]
+
+
+@jit
+def state_gradients(p: Any, t: Any, n: int, near: bool, B: Any, C: Any, stride: int, steps: int, h: Any) -> None:
+    """State n over a chunk that it enters with h."""
+    gated, own, rate, at, zero = (
+        p.z.size > 0,
+        not p.local,
+        load(t.rates, n * LANES),
+        n * LANES,
+        load(t.constants, 2 * LANES),
+    )
+    A, carry, rate_sum = rate * broadcast(p.u.dtype.type(np.log(2.0))), load(t.h, at), load(t.rate_sums, at)
+    if p.window > 1:
+        look_ahead(t.step, rate, near, t.x, B, stride, steps, p.window, zero, t.a, t.look)
+        replay_looking(t.a, t.look, t.x, t.g, B, C, stride, steps, p.window, zero, h, gated, t.ah, t.entering, t.y)
+        carry, rate_sum = gradients_looking(
+            A, t.step, t.x, t.g, B, C, stride, steps, t.a, t.ah, t.look, t.entering, carry, rate_sum, t.into_b,
+            t.into_step, t.for_B, t.for_C,
+        )  # fmt: skip
+    else:
+        replay(t.step, rate, near, t.x, B, C, stride, steps, own, h, gated, t.a, t.ah, t.y)
+        carry, rate_sum = gradients(
+            A, t.step, t.x, t.g, B, C, stride, steps, own, t.a, t.ah, carry, rate_sum, t.into_b, t.into_step, t.for_B,
+            t.for_C,
+        )  # fmt: skip
+    store(t.h, at, carry)
+    store(t.rate_sums, at, rate_sum)
+
+
+@jit
+def backward_chunk(
+    p: Any, b: Any, fastest: float, step: int, steps: int, part: int, add: bool, others: Any, grad_out: Any, chunk: Any,
+    grads: Any, t: Any,
+) -> None:  # fmt: skip
+    """The chunk whose first step is `step`, entered with the states at `chunk`; `add` to what is in B and C already."""
+    channels, groups, states = p.u.shape[2], p.B.shape[2], p.B.shape[3]
+    rows = (min(p.chunk, p.u.shape[1]) + LANES - 1) // LANES * LANES
+    sign = -1 if p.reverse != p.local else 1
+    stride, stride_B = sign * channels, sign * groups * states
+    row_step = b.row * p.u.shape[1] + step
+    at, at_B = row_step * channels + b.first, (row_step * groups + b.group) * states
+    read_steps(pointer(p.u, 0), at, stride, b.width, steps, t.u)
+    read_steps(pointer(p.delta, 0), at, stride, b.width, steps, t.raw)
+    read_steps(pointer(grad_out, 0), at, stride, b.width, steps, t.g)
+    near = prepare_steps(t.raw, t.u, t.constants, p.softplus, steps, t.raw, t.step, t.x) * fastest <= NEAR
+    if p.z.size > 0:
+        read_steps(pointer(p.z, 0), at, stride, b.width, steps, t.z)
+        gate_gradients(t.g, t.z, steps, t.gate_slope)
+        skip_steps(load(t.constants, 0), t.u, others, at, stride, b.width, steps, t.y)
+    clear(t.into_b, 0, LANES, LANES, steps)
+    clear(t.into_step, 0, LANES, LANES, steps)
+    for n in range(states):
+        read_row(chunk, n * channels, b.width, t.sums, 2)
+        B, C = pointer(p.B, at_B + n), pointer(p.C, at_B + n)
+        state_gradients(p, t, n, near, B, C, stride_B, steps, load(t.sums, 2 * LANES))
+        sum_lanes(t.for_B, steps, advance(t.sums_B, n * rows))
+        sum_lanes(t.for_C, steps, advance(t.sums_C, n * rows))
+    at_part = part * p.B.size + at_B
+    add_states(t.sums_B, rows, states, steps, pointer(grads.B, 0), at_part, stride_B, add)
+    add_states(t.sums_C, rows, states, steps, pointer(grads.C, 0), at_part, stride_B, add)
+    finish_steps(t, p.softplus, steps)
+    write_steps(pointer(grads.u, 0), at, stride, b.width, steps, t.into_b)
+    write_steps(pointer(grads.delta, 0), at, stride, b.width, steps, t.into_step)
+    if p.z.size > 0:
+        for s in range(0, steps * LANES, LANES):
+            store(t.gate_slope, s, load(t.gate_slope, s) * load(t.y, s))
+        write_steps(pointer(grads.z, 0), at, stride, b.width, steps, t.gate_slope)
+
+
+@jit
+def backward_block(
+    p: Any, b: Any, part: int, add: bool, others: Any, grad_out: Any, grad_last: Any, chunks: Any, grads: Any, t: Any
+) -> None:
+    """One block of channels of a sequence, from its last run and chunk to its first."""
+    length, channels, states = p.u.shape[1], p.u.shape[2], p.B.shape[3]
+    fastest = enter_block(p, b, grad_last, t)
+    clear(t.rate_sums, 0, LANES, LANES, states)
+    clear(t.sums, 0, LANES, LANES, 2)
+    for run in range(runs_of(p) - 1, -1, -1):
+        if p.local:
+            clear(t.h, 0, LANES, LANES, states)
+        size, number = run_size(p, b.end, run), first_chunk(p, b.row, run)
+        for start in range((size - 1) // p.chunk * p.chunk, -1, -p.chunk):
+            chunk = pointer(chunks, (number + start // p.chunk) * states * channels + b.first)
+            step, steps = step_of(p, b.end, run, start), min(p.chunk, size - start)
+            backward_chunk(p, b, fastest, step, steps, part, add, others, grad_out, chunk, grads, t)
+    at, row = (b.row * length + b.end) * channels + b.first, b.row * channels + b.first
+    clear(pointer(grads.u, 0), at, channels, b.width, length - b.end)
+    clear(pointer(grads.delta, 0), at, channels, b.width, length - b.end)
+    if p.z.size > 0:
+        clear(pointer(grads.z, 0), at, channels, b.width, length - b.end)
+    write_row(pointer(grads.D, 0), row, b.width, t.sums, 0)
+    write_row(pointer(grads.bias, 0), row, b.width, t.sums, 1)
+    for n in range(states):
+        write_row(pointer(grads.A, 0), (b.row * states + n) * channels + b.first, b.width, t.rate_sums, n)
+        write_column(pointer(grads.initial, 0), row * states + n, states, b.width, t.h, n)
 
 
 @jit
 def backward_tasks(
-    u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any, initial: Any, ends: Any,
-    delta_softplus: bool, window: int, reverse: bool, chunk: int, parts: int, grad_out: Any, grad_last: Any, chunks: Any,
-    grad_u: Any, grad_delta: Any, grad_A: Any, grad_B: Any, grad_C: Any, grad_D: Any, grad_z: Any, grad_bias: Any,
-    grad_initial: Any, task: int, stop: int,
+    p: Any, parts: int, others: Any, grad_out: Any, grad_last: Any, chunks: Any, grads: Any, scratch: Any, task: int,
+    stop: int,
 ) -> None:  # fmt: skip
-    """Tasks `task` … `stop` - 1 of batch · groups · parts; arrays as in `cpu.backward`, A (state, channels) · log2(e)."""
-    length, channels, groups, states = u.shape[1], u.shape[2], B.shape[2], B.shape[3]
-    blocks, gated, size = count_blocks(channels, groups), z.size > 0, min(chunk, length)
-    tiles = np.zeros((14, size, LANES), u.dtype)
-    u_tile, raw, step, x, g, y = tiles[0], tiles[1], tiles[2], tiles[3], tiles[4], tiles[5]
-    a, ah, look, entering = tiles[6], tiles[7], tiles[8], tiles[9]
-    z_tile, gate_slope, into_b, into_step = tiles[10], tiles[11], tiles[12], tiles[13]
-    constants, sums = np.zeros((3, LANES), u.dtype), np.zeros((2, LANES), u.dtype)
-    rates, entry = np.zeros((states, LANES), u.dtype), np.zeros((1, LANES), u.dtype)
-    carry, rate_sums = np.zeros((states, LANES), u.dtype), np.zeros((states, LANES), u.dtype)
-    B_tile, C_tile = np.zeros((states, size), u.dtype), np.zeros((states, size), u.dtype)
-    grad_B_tile, grad_C_tile = np.zeros((states, size), u.dtype), np.zeros((states, size), u.dtype)
-    to_A = broadcast(u.dtype.type(np.log(2.0)))
+    """Tasks `task` … `stop` - 1 of batch · groups · parts; arrays as in `cpu.scan_gradients`.
+
+    The blocks of a part follow each other and add to the same gradients of B and C; parts are summed at the end.
+    """
+    length, groups, states = p.u.shape[1], p.B.shape[2], p.B.shape[3]
+    blocks, rows = blocks_of(p), (min(p.chunk, length) + LANES - 1) // LANES * LANES
+    t = tiles_in(scratch, states, rows)
     for index in range(task, stop):
-        row, end = index // (groups * parts), ends[index // (groups * parts)]
-        own_group, part = index // parts % groups, index % parts
-        for t in range(end, length):
-            for n in range(states):
-                grad_B[part, row, t, own_group, n] = 0
-                grad_C[part, row, t, own_group, n] = 0
-        first_block = blocks * part // parts
-        for block in range(first_block, blocks * (part + 1) // parts):
-            group, first, width = block_channels(own_group * blocks + block, channels, groups, blocks)
-            read_row(D, first, width, constants, 0)
-            read_row(bias, first, width, constants, 1)
-            skip, zero = load(constants, 0), load(constants, 2 * LANES)
-            bias_sum, skip_sum = zero, zero
-            rate_sums[:] = 0
-            for n in range(states):
-                read_row(A, n * channels + first, width, rates, n)
-                for c in range(LANES):
-                    carry[n, c] = grad_last[row, first + c, n] if c < width else 0
-            for start in range((end - 1) // chunk * chunk, -1, -chunk):
-                steps = min(chunk, end - start)
-                read_steps(u, row, first, width, start, steps, end, reverse, u_tile)
-                read_steps(delta, row, first, width, start, steps, end, reverse, raw)
-                read_steps(grad_out, row, first, width, start, steps, end, reverse, g)
-                prepare_steps(raw, u_tile, constants[1], delta_softplus, steps, raw, step, x)
-                read_states(B, row, group, start, steps, end, reverse, B_tile)
-                read_states(C, row, group, start, steps, end, reverse, C_tile)
-                if gated:
-                    read_steps(z, row, first, width, start, steps, end, reverse, z_tile)
-                    gate_gradients(g, z_tile, steps, gate_slope)
-                for at in range(0, steps * LANES, LANES):
-                    store(y, at, skip * load(u_tile, at))
-                    store(into_b, at, zero)
-                    store(into_step, at, zero)
-                grad_B_tile[:, :steps] = 0
-                grad_C_tile[:, :steps] = 0
-                for n in range(states):
-                    read_row(chunks, ((row * chunks.shape[1] + start // chunk) * states + n) * channels + first, width, entry, 0)
-                    at, h, rate = n * LANES, load(entry, 0), load(rates, n * LANES)
-                    B_n, C_n, grad_B_n, grad_C_n = B_tile[n], C_tile[n], grad_B_tile[n], grad_C_tile[n]
-                    if window > 1:
-                        replay_windows(step, rate, x, g, B_n, C_n, steps, window, zero, h, a, ah, look, entering, y)
-                        to_left, rate_sum = gradients_windows(
-                            rate * to_A, step, x, g, B_n, C_n, steps, a, ah, look, entering, load(carry, at),
-                            load(rate_sums, at), into_b, into_step, grad_B_n, grad_C_n,
-                        )  # fmt: skip
-                    else:
-                        replay(step, rate, x, B_n, C_n, steps, h, a, ah, y)
-                        to_left, rate_sum = gradients(
-                            rate * to_A, step, x, g, B_n, C_n, steps, a, ah, load(carry, at), load(rate_sums, at),
-                            into_b, into_step, grad_B_n, grad_C_n,
-                        )  # fmt: skip
-                    store(carry, at, to_left)
-                    store(rate_sums, at, rate_sum)
-                bias_sum, skip_sum = finish_steps(
-                    raw, step, u_tile, g, skip, delta_softplus, steps, into_b, into_step, bias_sum, skip_sum
-                )
-                write_steps(grad_u, row, first, width, start, steps, end, reverse, into_b)
-                write_steps(grad_delta, row, first, width, start, steps, end, reverse, into_step)
-                if gated:
-                    for at in range(0, steps * LANES, LANES):
-                        store(gate_slope, at, load(gate_slope, at) * load(y, at))
-                    write_steps(grad_z, row, first, width, start, steps, end, reverse, gate_slope)
-                later = block > first_block
-                add_states(grad_B_tile, grad_B, part, row, group, start, steps, end, reverse, later)
-                add_states(grad_C_tile, grad_C, part, row, group, start, steps, end, reverse, later)
-            clear_steps(grad_u, row, first, width, end)
-            clear_steps(grad_delta, row, first, width, end)
-            if gated:
-                clear_steps(grad_z, row, first, width, end)
-            store(sums, 0, bias_sum)
-            store(sums, LANES, skip_sum)
-            write_row(grad_bias, row * channels + first, width, sums, 0)
-            write_row(grad_D, row * channels + first, width, sums, 1)
-            for n in range(states):
-                write_row(grad_A, (row * states + n) * channels + first, width, rate_sums, n)
-                for c in range(width):
-                    grad_initial[row, first + c, n] = carry[n, c]
+        row, group, part = index // (groups * parts), index // parts % groups, index % parts
+        end, first = p.ends[row], blocks * part // parts
+        at = part * p.B.size + ((row * length + end) * groups + group) * states
+        clear(pointer(grads.B, 0), at, groups * states, states, length - end)
+        clear(pointer(grads.C, 0), at, groups * states, states, length - end)
+        for block in range(first, blocks * (part + 1) // parts):
+            b = block_of(p, row, group, block)
+            backward_block(p, b, part, block > first, others, grad_out, grad_last, chunks, grads, t)
+
+
+@jit_parallel
+def backward_parallel(
+    p: Any, parts: int, others: Any, grad_out: Any, grad_last: Any, chunks: Any, grads: Any, scratch: Any, tasks: int
+) -> None:
+    """All tasks, on as many threads as scratch has rows."""
+    threads = scratch.shape[0]
+    for thread in numba.prange(threads):
+        first, stop = tasks * thread // threads, tasks * (thread + 1) // threads
+        backward_tasks(p, parts, others, grad_out, grad_last, chunks, grads, scratch[thread], first, stop)

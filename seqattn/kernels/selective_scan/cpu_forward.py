@@ -1,65 +1,136 @@
 """Forward pass of the CPU scan."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 
-from seqattn.kernels.numba_support import jit
-from seqattn.kernels.numba_vector import LANES, broadcast, exp2, load, sigmoid, softplus, store
+from seqattn.kernels.numba_support import jit, jit_parallel
+from seqattn.kernels.numba_vector import (
+    LANES,
+    NEAR,
+    advance,
+    broadcast,
+    exp2,
+    exp2_near,
+    load,
+    load_broadcast,
+    maximum,
+    pointer,
+    sigmoid,
+    softplus,
+    store,
+)
 from seqattn.kernels.selective_scan.cpu_tiles import (
-    block_channels,
-    clear_steps,
-    count_blocks,
+    block_of,
+    blocks_of,
+    clear,
+    first_chunk,
+    read_column,
     read_row,
-    read_states,
     read_steps,
+    run_size,
+    runs_of,
+    step_of,
+    widest_lane,
+    write_column,
     write_row,
     write_steps,
 )
 
 
+class Tiles(NamedTuple):
+    """A thread's working memory."""
+
+    constants: Any  # rows D, delta_bias, 0 and one to spare
+    rates: Any  # (state, LANES): A log2(e)
+    h: Any  # (state, LANES)
+    u: Any  # (steps, LANES), and so on
+    raw: Any  # delta + delta_bias
+    step: Any  # softplus(raw)
+    x: Any  # step u
+    y: Any
+    z: Any
+    a: Any  # exp(step A) of one state
+    look: Any  # what the window holds beyond each step, of one state
+
+
+def scratch_size(states: int, steps: int) -> int:
+    """Elements behind `Tiles`."""
+    return (4 + 2 * states + 8 * steps) * LANES
+
+
 @jit
-def prepare_steps(delta: Any, u: Any, bias: Any, delta_softplus: bool, steps: int, raw: Any, step: Any, x: Any) -> None:
-    """From the tiles delta and u: raw = delta + bias, step = softplus(raw), x = step * u."""
+def tiles_in(scratch: Any, states: int, steps: int) -> Any:
+    constants, rates = pointer(scratch, 0), pointer(scratch, 4 * LANES)
+    t, size = advance(rates, 2 * states * LANES), steps * LANES
+    return Tiles(
+        constants, rates, advance(rates, states * LANES), t, advance(t, size), advance(t, 2 * size),
+        advance(t, 3 * size), advance(t, 4 * size), advance(t, 5 * size), advance(t, 6 * size), advance(t, 7 * size),
+    )  # fmt: skip
+
+
+@jit
+def prepare_steps(
+    delta: Any, u: Any, constants: Any, delta_softplus: bool, steps: int, raw: Any, step: Any, x: Any
+) -> float:
+    """From the tiles delta and u: raw = delta + delta_bias, step = softplus(raw), x = step u.
+
+    Returns the largest |step|; a NaN is passed over.
+    """
+    bias, widest = load(constants, LANES), load(constants, 2 * LANES)
     for at in range(0, steps * LANES, LANES):
-        r = load(delta, at) + load(bias, 0)
+        r = load(delta, at) + bias
         size = softplus(r) if delta_softplus else r
         store(raw, at, r)
         store(step, at, size)
         store(x, at, size * load(u, at))
+        widest = maximum(widest, size * size)
+    store(constants, 3 * LANES, widest)
+    return np.sqrt(widest_lane(constants, 3))
 
 
 @jit
-def scan_state(step: Any, rate: Any, x: Any, B: Any, C: Any, steps: int, h: Any, y: Any) -> Any:
-    """One state over a chunk: h = exp(step A) h + x B, y += C h; returns the last h. rate is A log2(e)."""
+def scan_state(
+    step: Any, rate: Any, near: bool, x: Any, B: Any, C: Any, stride: int, steps: int, own: bool, h: Any, y: Any
+) -> Any:
+    """One state over a chunk: h = exp(step A) h + x B, y += C h, or C exp(step A) h without `own`; returns the last h.
+
+    rate: A log2(e); near: whether every |step A log2(e)| is at most NEAR; B, C: the state's, `stride` apart.
+    """
     for s in range(steps):
-        at = s * LANES
-        h = exp2(load(step, at) * rate) * h + load(x, at) * broadcast(B[s])
-        store(y, at, load(y, at) + h * broadcast(C[s]))
+        at, at_B = s * LANES, s * stride
+        exponent = load(step, at) * rate
+        decayed = (exp2_near(exponent) if near else exp2(exponent)) * h
+        h = decayed + load(x, at) * load_broadcast(B, at_B)
+        store(y, at, load(y, at) + (h if own else decayed) * load_broadcast(C, at_B))
     return h
 
 
 @jit
-def look_ahead(step: Any, rate: Any, x: Any, B: Any, C: Any, steps: int, window: int, zero: Any, a: Any, y: Any) -> None:
-    """One state's local scans over a chunk: y += C l, what the windows hold beyond each step; keeps a = exp(step A)."""
+def look_ahead(
+    step: Any, rate: Any, near: bool, x: Any, B: Any, stride: int, steps: int, window: int, zero: Any, a: Any, look: Any
+) -> None:
+    """One state's local scans over a chunk: keeps a = exp(step A), and in look what a window holds beyond each step."""
     for start in range(0, steps, window):
         k = zero
         for s in range(min(start + window, steps) - 1, start - 1, -1):
             at = s * LANES
-            transition = exp2(load(step, at) * rate)
-            look = transition * k
-            k = look + load(x, at) * broadcast(B[s])
+            exponent = load(step, at) * rate
+            transition = exp2_near(exponent) if near else exp2(exponent)
+            beyond = transition * k
+            k = beyond + load(x, at) * load_broadcast(B, s * stride)
             store(a, at, transition)
-            store(y, at, load(y, at) + look * broadcast(C[s]))
+            store(look, at, beyond)
 
 
 @jit
-def scan_state_with(a: Any, x: Any, B: Any, C: Any, steps: int, h: Any, y: Any) -> Any:
-    """`scan_state` with the transitions a given."""
+def scan_state_looking(a: Any, look: Any, x: Any, B: Any, C: Any, stride: int, steps: int, h: Any, y: Any) -> Any:
+    """`scan_state` with what `look_ahead` kept: y += C (h + look)."""
     for s in range(steps):
-        at = s * LANES
-        h = load(a, at) * h + load(x, at) * broadcast(B[s])
-        store(y, at, load(y, at) + h * broadcast(C[s]))
+        at, at_B = s * LANES, s * stride
+        h = load(a, at) * h + load(x, at) * load_broadcast(B, at_B)
+        store(y, at, load(y, at) + (h + load(look, at)) * load_broadcast(C, at_B))
     return h
 
 
@@ -72,50 +143,85 @@ def gate_steps(y: Any, z: Any, steps: int) -> None:
 
 
 @jit
-def forward_tasks(
-    u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any, initial: Any, ends: Any,
-    delta_softplus: bool, window: int, reverse: bool, chunk: int, out: Any, last: Any, chunks: Any, task: int, stop: int,
-) -> None:  # fmt: skip
-    """Tasks `task` … `stop` - 1 of batch · groups · blocks; arrays as in `cpu.forward`, A (state, channels) · log2(e)."""
-    length, channels, groups, states = u.shape[1], u.shape[2], B.shape[2], B.shape[3]
-    blocks, gated, size = count_blocks(channels, groups), z.size > 0, min(chunk, length)
-    tiles = np.zeros((7, size, LANES), u.dtype)
-    u_tile, raw, step, x, y, a, z_tile = tiles[0], tiles[1], tiles[2], tiles[3], tiles[4], tiles[5], tiles[6]
-    constants = np.zeros((3, LANES), u.dtype)
-    rates, h = np.zeros((states, LANES), u.dtype), np.zeros((states, LANES), u.dtype)
-    B_tile, C_tile = np.zeros((states, size), u.dtype), np.zeros((states, size), u.dtype)
+def skip_steps(skip: Any, u: Any, others: Any, at: int, stride: int, width: int, steps: int, y: Any) -> None:
+    """y = D u + others, where others is an array, (batch, length, channels) or empty."""
+    if others.size:
+        read_steps(pointer(others, 0), at, stride, width, steps, y)
+    for s in range(0, steps * LANES, LANES):
+        own = skip * load(u, s)
+        store(y, s, own + load(y, s) if others.size else own)
+
+
+@jit
+def enter_block(p: Any, b: Any, first_states: Any, t: Any) -> float:
+    """Fill constants, rates and h (from an array like `initial`); returns the largest |A log2(e)|."""
+    channels, states, fastest = p.u.shape[2], p.B.shape[3], p.u.dtype.type(0)
+    read_row(pointer(p.D, 0), b.first, b.width, t.constants, 0)
+    read_row(pointer(p.bias, 0), b.first, b.width, t.constants, 1)
+    store(t.constants, 2 * LANES, broadcast(p.u.dtype.type(0)))
+    for n in range(states):
+        read_row(pointer(p.A, 0), n * channels + b.first, b.width, t.rates, n)
+        read_column(pointer(first_states, 0), (b.row * channels + b.first) * states + n, states, b.width, t.h, n)
+        fastest = max(fastest, widest_lane(t.rates, n))
+    return fastest
+
+
+@jit
+def forward_chunk(
+    p: Any, b: Any, fastest: float, step: int, steps: int, others: Any, out: Any, chunk: Any, t: Any
+) -> None:
+    """The chunk whose first step is `step`: writes h to `chunk`, takes it through the chunk, and writes out."""
+    channels, groups, states = p.u.shape[2], p.B.shape[2], p.B.shape[3]
+    sign = -1 if p.reverse != p.local else 1
+    stride, stride_B = sign * channels, sign * groups * states
+    row_step = b.row * p.u.shape[1] + step
+    at, at_B = row_step * channels + b.first, (row_step * groups + b.group) * states
+    read_steps(pointer(p.u, 0), at, stride, b.width, steps, t.u)
+    read_steps(pointer(p.delta, 0), at, stride, b.width, steps, t.raw)
+    near = prepare_steps(t.raw, t.u, t.constants, p.softplus, steps, t.raw, t.step, t.x) * fastest <= NEAR
+    skip_steps(load(t.constants, 0), t.u, others, at, stride, b.width, steps, t.y)
+    zero = load(t.constants, 2 * LANES)
+    for n in range(states):
+        write_row(chunk, n * channels, b.width, t.h, n)
+        h, rate = load(t.h, n * LANES), load(t.rates, n * LANES)
+        B, C = pointer(p.B, at_B + n), pointer(p.C, at_B + n)
+        if p.window > 1:
+            look_ahead(t.step, rate, near, t.x, B, stride_B, steps, p.window, zero, t.a, t.look)
+            h = scan_state_looking(t.a, t.look, t.x, B, C, stride_B, steps, h, t.y)
+        else:
+            h = scan_state(t.step, rate, near, t.x, B, C, stride_B, steps, not p.local, h, t.y)
+        store(t.h, n * LANES, h)
+    if p.z.size > 0:
+        read_steps(pointer(p.z, 0), at, stride, b.width, steps, t.z)
+        gate_steps(t.y, t.z, steps)
+    write_steps(pointer(out, 0), at, stride, b.width, steps, t.y)
+
+
+@jit
+def forward_tasks(p: Any, others: Any, out: Any, last: Any, chunks: Any, scratch: Any, task: int, stop: int) -> None:
+    """Tasks `task` … `stop` - 1 of batch · groups · blocks; arrays as in `cpu.scan`."""
+    length, channels, groups, states = p.u.shape[1], p.u.shape[2], p.B.shape[2], p.B.shape[3]
+    blocks, t = blocks_of(p), tiles_in(scratch, states, min(p.chunk, length))
     for index in range(task, stop):
-        row, end = index // (groups * blocks), ends[index // (groups * blocks)]
-        group, first, width = block_channels(index % (groups * blocks), channels, groups, blocks)
-        read_row(D, first, width, constants, 0)
-        read_row(bias, first, width, constants, 1)
-        skip, offset, zero = load(constants, 0), constants[1], load(constants, 2 * LANES)
+        b = block_of(p, index // (groups * blocks), index // blocks % groups, index % blocks)
+        fastest = enter_block(p, b, p.initial, t)
+        for run in range(runs_of(p)):
+            if p.local:
+                clear(t.h, 0, LANES, LANES, states)
+            size, number = run_size(p, b.end, run), first_chunk(p, b.row, run)
+            for start in range(0, size, p.chunk):
+                chunk = pointer(chunks, (number + start // p.chunk) * states * channels + b.first)
+                step, steps = step_of(p, b.end, run, start), min(p.chunk, size - start)
+                forward_chunk(p, b, fastest, step, steps, others, out, chunk, t)
+        clear(pointer(out, 0), (b.row * length + b.end) * channels + b.first, channels, b.width, length - b.end)
         for n in range(states):
-            read_row(A, n * channels + first, width, rates, n)
-            for c in range(LANES):
-                h[n, c] = initial[row, first + c, n] if c < width else 0
-        for start in range(0, end, chunk):
-            steps = min(chunk, end - start)
-            read_steps(u, row, first, width, start, steps, end, reverse, u_tile)
-            read_steps(delta, row, first, width, start, steps, end, reverse, raw)
-            prepare_steps(raw, u_tile, offset, delta_softplus, steps, raw, step, x)
-            read_states(B, row, group, start, steps, end, reverse, B_tile)
-            read_states(C, row, group, start, steps, end, reverse, C_tile)
-            for at in range(0, steps * LANES, LANES):
-                store(y, at, skip * load(u_tile, at))
-            for n in range(states):
-                write_row(chunks, ((row * chunks.shape[1] + start // chunk) * states + n) * channels + first, width, h, n)
-                entry, rate = load(h, n * LANES), load(rates, n * LANES)
-                if window > 1:
-                    look_ahead(step, rate, x, B_tile[n], C_tile[n], steps, window, zero, a, y)
-                    store(h, n * LANES, scan_state_with(a, x, B_tile[n], C_tile[n], steps, entry, y))
-                else:
-                    store(h, n * LANES, scan_state(step, rate, x, B_tile[n], C_tile[n], steps, entry, y))
-            if gated:
-                read_steps(z, row, first, width, start, steps, end, reverse, z_tile)
-                gate_steps(y, z_tile, steps)
-            write_steps(out, row, first, width, start, steps, end, reverse, y)
-        clear_steps(out, row, first, width, end)
-        for n in range(states):
-            for c in range(width):
-                last[row, first + c, n] = h[n, c]
+            write_column(pointer(last, 0), (b.row * channels + b.first) * states + n, states, b.width, t.h, n)
+
+
+@jit_parallel
+def forward_parallel(p: Any, others: Any, out: Any, last: Any, chunks: Any, scratch: Any, tasks: int) -> None:
+    """All tasks, on as many threads as scratch has rows."""
+    threads = scratch.shape[0]
+    for thread in numba.prange(threads):
+        first, stop = tasks * thread // threads, tasks * (thread + 1) // threads
+        forward_tasks(p, others, out, last, chunks, scratch[thread], first, stop)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Forward = Callable[..., tuple[Tensor, Tensor, Tensor]]
-Backward = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]
+Backward = Callable[..., tuple[Tensor, ...]]
 
 
 def register_scan(name: str, forward: Forward, backward: Backward, chunk_length: Callable[[int], int]) -> Any:
@@ -41,8 +41,7 @@ def register_scan(name: str, forward: Forward, backward: Backward, chunk_length:
     @scan_backward.register_fake
     def _(_grad_out: Tensor, _grad_last: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         return tuple(
-            arguments[0].new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
-            for tensor in arguments[:9]
+            arguments[0].new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in arguments[:9]
         )
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

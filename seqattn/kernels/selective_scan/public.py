@@ -52,7 +52,7 @@ def selective_scan(
     Args:
         u, delta, z: (batch, length, channels), one dtype: float64, float32, bfloat16 or float16.
         A: (channels, state), usually negative; a positive entry is allowed and makes its state grow.
-        B, C: (batch, length, state), or (batch, length, groups, state) where channel c uses group c // (channels / groups).
+        B, C: (batch, length, state), or (batch, length, groups, state): channel c uses group c // (channels / groups).
         D, delta_bias: (channels,), or None for 0. z: None for no gate.
         delta_softplus: whether softplus (threshold 20) is applied to delta + delta_bias.
         reverse: run from the right end to the left, as if every sequence were flipped at its own length and the
