@@ -18,7 +18,7 @@ from seqattn.kernels.numba_support import run_tasks
 from seqattn.kernels.numba_vector import LANES
 from seqattn.kernels.selective_scan import cpu_backward, cpu_forward
 from seqattn.kernels.selective_scan.cpu_tiles import Problem
-from seqattn.kernels.selective_scan.operator import register_scan
+from seqattn.kernels.selective_scan.operator import register_scan, saved_chunks
 
 CHUNK = 32
 """Most steps of a chunk: at 16 states the saved entry states take half the memory of u."""
@@ -114,8 +114,9 @@ def _scan(problem: Problem, others: Tensor | None = None) -> tuple[Tensor, Tenso
     (batch, length, channels), (groups, states) = problem.u.shape, problem.B.shape[2:]
     kind = torch.from_numpy(problem.u)
     out, last = torch.empty_like(kind), kind.new_empty(batch, channels, states)
-    runs, run_chunks = -(-length // problem.run), -(-min(problem.run, length) // problem.chunk)
-    chunks = kind.new_empty(batch, runs * run_chunks, states, channels)
+    runs, run_chunks = -(-length // problem.run), -(-problem.run // problem.chunk)
+    kept = runs * run_chunks if problem.local else saved_chunks(length, problem.chunk)
+    chunks = kind.new_empty(batch, kept, states, channels)
     others = kind.new_empty(0, 0, 0) if others is None else others
     scratch = kind.new_empty(cpu_forward.scratch_size(states, min(problem.chunk, length)))
     arguments = (problem, others.numpy(), out.numpy(), last.numpy(), chunks.numpy())

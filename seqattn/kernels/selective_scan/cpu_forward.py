@@ -25,7 +25,6 @@ from seqattn.kernels.selective_scan.cpu_tiles import (
     block_of,
     blocks_of,
     clear,
-    first_chunk,
     read_column,
     read_row,
     read_steps,
@@ -208,7 +207,7 @@ def forward_tasks(p: Any, others: Any, out: Any, last: Any, chunks: Any, scratch
         for run in range(runs_of(p)):
             if p.local:
                 clear(t.h, 0, LANES, LANES, states)
-            size, number = run_size(p, b.end, run), first_chunk(p, b.row, run)
+            size, number = run_size(p, b.end, run), b.row * chunks.shape[1] + run * ((p.run + p.chunk - 1) // p.chunk)
             for start in range(0, size, p.chunk):
                 chunk = pointer(chunks, (number + start // p.chunk) * states * channels + b.first)
                 step, steps = step_of(p, b.end, run, start), min(p.chunk, size - start)

@@ -84,12 +84,6 @@ def runs_of(p: Any) -> int:
 
 
 @jit
-def first_chunk(p: Any, row: int, run: int) -> int:
-    """Number of the first chunk of a run; the chunks of all runs and sequences are numbered through."""
-    return (row * runs_of(p) + run) * ((p.run + p.chunk - 1) // p.chunk)
-
-
-@jit
 def read_row(array: Any, at: int, width: int, tile: Any, s: int) -> None:
     """Row s of a tile from the `width` elements from `at` on."""
     if width == LANES:

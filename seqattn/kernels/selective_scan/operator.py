@@ -10,11 +10,17 @@ Forward = Callable[..., tuple[Tensor, Tensor, Tensor]]
 Backward = Callable[..., tuple[Tensor, ...]]
 
 
+def saved_chunks(length: int, chunk: int) -> int:
+    """Chunk states kept of a sequence; never 0 or 1, which would tie torch.export to a range of lengths."""
+    return length // chunk + 2
+
+
 def register_scan(name: str, forward: Forward, backward: Backward, chunk_length: Callable[[int], int]) -> Any:
     """Register `seqattn::selective_scan_NAME` and its backward; return the differentiable operator.
 
     The operator takes the arguments of `selective_scan_reference` and returns out, the last state and the state at
-    the start of every chunk of `chunk_length(window)` steps, (batch, chunks, state, channels), for the backward pass.
+    the start of every chunk of `chunk_length(window)` steps, (batch, saved_chunks, state, channels), for the backward
+    pass.
 
     Args:
         forward: what `selective_scan_NAME` computes, on contiguous tensors.
@@ -34,8 +40,7 @@ def register_scan(name: str, forward: Forward, backward: Backward, chunk_length:
         u, A, window = arguments[0], arguments[2], arguments[11]
         (batch, length, channels), state = u.shape, A.shape[1]
         dtype = torch.promote_types(u.dtype, torch.float32)
-        chunk = chunk_length(window)
-        chunks = u.new_empty(batch, (length + chunk - 1) // chunk, state, channels, dtype=dtype)
+        chunks = u.new_empty(batch, saved_chunks(length, chunk_length(window)), state, channels, dtype=dtype)
         return u.new_empty(u.shape), u.new_empty(batch, channels, state, dtype=dtype), chunks
 
     @scan_backward.register_fake

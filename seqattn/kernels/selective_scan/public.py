@@ -1,6 +1,6 @@
 """What users call: the arguments are checked here, once for every backend."""
 
-from collections.abc import Callable
+import sys
 from importlib import import_module
 from typing import Literal, overload
 
@@ -76,7 +76,9 @@ def selective_scan(
     B, C = (tensor.unsqueeze(2) if tensor.ndim == 3 else tensor for tensor in (B, C))
     groups = max(B.shape[2], C.shape[2])
     B, C = B.expand(-1, -1, groups, -1), C.expand(-1, -1, groups, -1)
-    scan = _implementation(resolve_backend(backend, u.device.type, tuple(IMPLEMENTATIONS)))
+    module, function = IMPLEMENTATIONS[resolve_backend(backend, u.device.type, tuple(IMPLEMENTATIONS))]
+    _load(module)
+    scan = getattr(sys.modules[module], function)
     out, last, *_ = scan(u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, delta_softplus, window, reverse)
     return (out, last) if return_last_state else out
 
@@ -120,13 +122,14 @@ def selective_scan_step(
     return (out.squeeze(1) if one else out), state
 
 
-def _implementation(name: str) -> Callable[..., tuple[Tensor, ...]]:
-    module, function = IMPLEMENTATIONS[name]
-    return getattr(import_module(module), function)
+def _load(module: str) -> bool:
+    """Import a backend at its first use."""
+    import_module(module)
+    return True
 
 
-# the kernels are imported at their first use; torch.compile takes the function as a constant
-_implementation._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# torch.compile then calls it while tracing
+_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check_arguments(
