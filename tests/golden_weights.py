@@ -18,6 +18,9 @@ def recipe(name, shape, kind):
         "weight": lambda: z / np.sqrt(np.prod(shape[1:])),
         "bias": lambda: 0.1 * z,
         "norm_weight": lambda: 1.0 + 0.1 * z,
+        "ssm_A_log": lambda: np.log(np.arange(1, shape[-1] + 1)) + 0.1 * z,
+        "ssm_D": lambda: 1.0 + 0.1 * z,
+        "dt_bias": lambda: np.log(np.expm1(0.02)) + 0.1 * z,
         "table": lambda: 0.2 * z,
     }
     return np.asarray(values[kind](), dtype=np.float32) if kind in values else None

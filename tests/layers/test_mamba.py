@@ -69,16 +69,11 @@ def flip(x, lengths):
 def test_equals_the_published_mixer():
     golden = np.load(TESTS / "golden" / "mamba_mixer.npz")
     module = Mamba(64, expand=4).double()
+    kinds = {"A_log": "ssm_A_log", "D": "ssm_D", "dt_proj.bias": "dt_bias", "conv1d.bias": "bias"}
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            z = golden_weights.draw(f"{golden['prefix']}{name}", parameter.shape)
-            values = {
-                "A_log": lambda z=z: np.log(np.arange(1, 17)) + 0.1 * z,
-                "D": lambda z=z: 1 + 0.1 * z,
-                "dt_proj.bias": lambda z=z: math.log(math.expm1(0.02)) + 0.1 * z,
-                "conv1d.bias": lambda z=z: 0.1 * z,
-            }.get(name, lambda z=z: z / np.sqrt(np.prod(z.shape[1:])))()
-            parameter.copy_(torch.from_numpy(values.astype(np.float32)))
+            kind = kinds.get(name, "weight")
+            parameter.copy_(torch.from_numpy(golden_weights.recipe(f"{golden['prefix']}{name}", parameter.shape, kind)))
     x = torch.from_numpy(golden["x"]).double().requires_grad_()
     out = module(x)
     torch.testing.assert_close(out, torch.from_numpy(golden["out"]), rtol=0, atol=1e-10)
