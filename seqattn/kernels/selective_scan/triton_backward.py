@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seqattn.kernels.selective_scan.operator import saved_chunks
 from seqattn.kernels.selective_scan.triton_problem import Cut, Problem
 from seqattn.kernels.selective_scan.triton_tiles import (
     load_channels,
@@ -35,14 +36,27 @@ from seqattn.kernels.selective_scan.triton_tiles import (
     sum_states,
 )
 
-SIZES = ["batch", "length", "channels", "groups", "states", "run", "segment", "per_run", "segments", "tiles", "part"]
+SIZES = [
+    "batch",
+    "length",
+    "channels",
+    "groups",
+    "states",
+    "run",
+    "run_chunks",
+    "segment",
+    "per_run",
+    "segments",
+    "tiles",
+    "part",
+]
 
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_kernel(
     p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_lengths, p_carry, p_local, p_chunks, p_grad_out, p_local_b,
     p_local_step, p_grad_u, p_grad_delta, p_grad_A, p_grad_B, p_grad_C, p_grad_D, p_grad_z, p_grad_bias, p_grad_initial,
-    batch, length, channels, groups, states, run, segment, per_run, segments, tiles, part,
+    batch, length, channels, groups, states, run, run_chunks, segment, per_run, segments, tiles, part,
     SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, BACKWARDS: tl.constexpr, LOCAL: tl.constexpr, WINDOW: tl.constexpr,
     BORDER: tl.constexpr, CHUNK: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -57,11 +71,13 @@ def backward_kernel(
     b_p = load_states(p_carry, i_b * segments + i_s, o_a, m_a, states, channels, ACC)
     b_zero = tl.zeros_like(b_p)
     b_k, b_grad_A, b_grad_bias, b_grad_D = b_zero, b_zero, tl.zeros_like(b_bias), tl.zeros_like(b_bias)
-    i_part = (part + i_d % (tiles // groups)) * batch * length  # first row of this tile's part of grad_B and grad_C
+    i_part = (
+        (part + i_d % (tiles // groups)).to(tl.int64) * batch * length
+    )  # first row of this tile's part of grad_B and grad_C
     start = i_s % per_run * segment
     stop = tl.minimum(start + segment, size)
     chunk = start + tl.cdiv(tl.maximum(stop - start, 0), CHUNK) * CHUNK
-    i_k = (i_b * (segments // per_run) + i_s // per_run) * tl.cdiv(run, CHUNK) + chunk // CHUNK
+    i_k = (i_b * (segments // per_run) + i_s // per_run) * run_chunks + chunk // CHUNK
     while chunk > start:
         chunk -= CHUNK
         i_k -= 1
@@ -102,6 +118,7 @@ def backward_kernel(
                         b_r = tl.where((place - chunk + i) % WINDOW == 0, b_zero, b_r)
                     b_r_before = put_step(b_r_before, i, b_r)
                     b_r = b_a * (b_r + pick_step(b_g, i) * pick_step(b_C, i))
+            b_B, b_C = load_weights(p_B + i_w, o_w, m_w, True), load_weights(p_C + i_w, o_w, m_w, True)
             b_into_b, b_into_step = tl.zeros_like(b_x), tl.zeros_like(b_x)  # Σ_n B tau, Σ_n A q
             for i in tl.static_range(BT - 1, -1, -1):
                 b_a = tl.exp2(pick_step(b_step, i) * b_A)
@@ -188,7 +205,7 @@ def replay(
 
 
 class Gradients:
-    """What the backward kernel writes: sums over segments (A, D, bias) and channel tiles (B, C) are still to be taken."""
+    """What the backward kernel writes, A, D and bias per segment, B and C per channel tile: still to be summed."""
 
     def __init__(self, problem: Problem, cut: Cut, grad_B: Tensor, grad_C: Tensor, part: int) -> None:
         p, dtype, rows = problem, problem.dtype if cut.local else problem.u.dtype, problem.batch * cut.segments
@@ -212,10 +229,11 @@ def launch_backward(
         local_gradients: of the local pass, if there was one; its u and delta hold Σ_n B tau and Σ_n A q.
     """
     p, grads, before = problem, gradients, local_gradients
+    constants, run_chunks = p.constants(cut, gradient=True), saved_chunks(cut.run, p.chunk)
     backward_kernel[(p.batch * cut.segments * p.tiles,)](
         p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.bias, p.lengths, carry, local, chunks, grad_out,
         before and before.u, before and before.delta, grads.u, grads.delta, grads.A, grads.B, grads.C, grads.D,
         grads.z, grads.bias, grads.initial,
-        p.batch, p.length, p.channels, p.groups, p.states, cut.run, cut.segment, cut.per_run, cut.segments, p.tiles,
-        grads.part, **p.window_constants(p.backward_steps), **p.constants(cut, p.backward_steps), LOCAL=cut.local,
+        p.batch, p.length, p.channels, p.groups, p.states, cut.run, run_chunks, cut.segment, cut.per_run, cut.segments,
+        p.tiles, grads.part, **p.window_constants(cut, constants["BT"]), **constants,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqattn.kernels.selective_scan.triton_problem import TILE, Cut, Problem
+from seqattn.kernels.selective_scan.triton_problem import Cut, Problem
 from seqattn.kernels.selective_scan.triton_tiles import (
     load_channels,
     load_delta,
@@ -111,7 +111,7 @@ def enter_segments(
         return None if first is None else first.unsqueeze(1)
     p, segments = problem, cut.segments
     ends, steps = p.empty(p.batch, segments, p.states, p.channels), p.empty(p.batch, segments, p.channels)
-    constants = {"GRADIENT": gradient, **p.constants(cut, TILE)}
+    constants = {"GRADIENT": gradient, **p.constants(cut, gradient)}
     segment_kernel[(p.batch * segments * p.tiles,)](
         p.delta, p.A, p.bias, values, weights, p.z if gradient else None, p.lengths, ends, steps,
         p.length, p.channels, p.groups, p.states, cut.run, cut.segment, cut.per_run, segments, p.tiles, **constants,

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seqattn.kernels.selective_scan.operator import saved_chunks
 from seqattn.kernels.selective_scan.triton_problem import Cut, Problem
 from seqattn.kernels.selective_scan.triton_tiles import (
     load_channels,
@@ -24,13 +25,13 @@ from seqattn.kernels.selective_scan.triton_tiles import (
     sum_states,
 )
 
-SIZES = ["length", "channels", "groups", "states", "run", "segment", "per_run", "segments", "tiles"]
+SIZES = ["length", "channels", "groups", "states", "run", "run_chunks", "segment", "per_run", "segments", "tiles"]
 
 
 @triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
     p_u, p_delta, p_A, p_B, p_C, p_D, p_z, p_bias, p_lengths, p_entry, p_local, p_out, p_last, p_chunks,
-    length, channels, groups, states, run, segment, per_run, segments, tiles,
+    length, channels, groups, states, run, run_chunks, segment, per_run, segments, tiles,
     SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, BACKWARDS: tl.constexpr, LOCAL: tl.constexpr, WINDOW: tl.constexpr,
     BORDER: tl.constexpr, CHUNK: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -45,7 +46,7 @@ def forward_kernel(
     b_zero = tl.zeros_like(b_h)
     chunk = i_s % per_run * segment
     stop = tl.minimum(chunk + segment, size)
-    i_k = (i_b * (segments // per_run) + i_s // per_run) * tl.cdiv(run, CHUNK) + chunk // CHUNK
+    i_k = (i_b * (segments // per_run) + i_s // per_run) * run_chunks + chunk // CHUNK
     while chunk < stop:
         tl.store(p_chunks + i_k * states * channels + o_a, b_h, mask=m_a)
         chunk_stop = tl.minimum(chunk + CHUNK, stop)
@@ -75,6 +76,7 @@ def forward_kernel(
                     b_look = tl.exp2(pick_step(b_step, i) * b_A) * b_k  # (BN, BD)
                     b_k = b_look + pick_step(b_x, i) * pick_step(b_B, i)
                     b_y = put_step(b_y, i, pick_step(b_y, i) + sum_states(b_look * pick_step(b_C, i)))
+                b_B, b_C = load_weights(p_B + i_w, o_w, m_w, True), load_weights(p_C + i_w, o_w, m_w, True)
             for i in tl.static_range(BT):
                 b_decayed = tl.exp2(pick_step(b_step, i) * b_A) * b_h
                 b_h = b_decayed + pick_step(b_x, i) * pick_step(b_B, i)
@@ -127,11 +129,13 @@ def launch_forward(
     p, channels, states = problem, problem.channels, problem.states
     out = p.by_step(*p.u.shape, dtype=p.dtype if cut.local else p.u.dtype)
     last = p.empty(0 if cut.local else p.batch, states, channels)
-    chunks = p.empty(p.batch, cut.runs * triton.cdiv(cut.run, p.chunk), states, channels)
+    run_chunks = saved_chunks(cut.run, p.chunk)
+    chunks = p.empty(p.batch, cut.runs * run_chunks, states, channels)
     D, z = (None, None) if cut.local else (p.D, p.z)
+    constants = p.constants(cut, gradient=False)
     forward_kernel[(p.batch * cut.segments * p.tiles,)](
         p.u, p.delta, p.A, p.B, p.C, D, z, p.bias, p.lengths, entry, local, out, last, chunks,
-        p.length, channels, p.groups, states, cut.run, cut.segment, cut.per_run, cut.segments, p.tiles,
-        **p.window_constants(p.forward_steps), **p.constants(cut, p.forward_steps), LOCAL=cut.local,
+        p.length, channels, p.groups, states, cut.run, run_chunks, cut.segment, cut.per_run, cut.segments, p.tiles,
+        **p.window_constants(cut, constants["BT"]), **constants,
     )  # fmt: skip
     return out, last, chunks

@@ -9,11 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 4
-"""Steps of a tile: as many as a thread can hold the states of in registers."""
+FORWARD_TILE, BACKWARD_TILE = 8, 4
+"""Steps of a tile: what a thread holds in registers at once, without states and with the states of every step."""
 
 CHUNK = 8
-"""Steps from one saved state to the next, about; at 16 states the saved states take twice the memory of u in float32."""
+"""Steps from one saved state to the next, about: 8 bytes per step and channel at 16 states."""
 
 FUSED_WINDOW = 16
 """Longest window that is scanned within a chunk; longer ones take a pass of their own."""
@@ -64,8 +64,6 @@ class Problem:
         self.A = (A.T.to(self.dtype) * math.log2(math.e)).contiguous()
         self.initial = None if initial_state is None else self.by_state(initial_state)
         self.window, self.chunk, self.fused = window, chunk_length(window), window <= FUSED_WINDOW
-        self.forward_steps = 2 * TILE if self.fused and window > TILE else TILE
-        self.backward_steps = TILE
         per_group = self.channels // self.groups
         self.BD = min(CHANNELS, triton.next_power_of_2(max(1, per_group)))
         self.tiles = self.groups * triton.cdiv(per_group, self.BD)
@@ -92,21 +90,21 @@ class Problem:
         make = self.u.new_empty if self.lengths is None else self.u.new_zeros
         return make(shape, dtype=dtype or self.dtype)
 
-    def constants(self, cut: Cut, BT: int) -> dict[str, Any]:
-        """Compile-time arguments and number of warps for kernels with tiles of BT steps."""
+    def constants(self, cut: Cut, gradient: bool) -> dict[str, Any]:
+        """The kernels' common compile-time arguments, and the number of warps."""
         BN = triton.next_power_of_2(self.states)
         return {
             "SOFTPLUS": self.softplus,
             "REVERSE": self.reverse,
             "BACKWARDS": self.reverse != cut.local,
-            "BT": BT,
+            "BT": BACKWARD_TILE if gradient else FORWARD_TILE,
             "BN": BN,
             "BD": self.BD,
             "ACC": tl.float64 if self.dtype == torch.float64 else tl.float32,
             "num_warps": min(8, max(1, BN // 16)),
         }
 
-    def window_constants(self, BT: int) -> dict[str, int]:
-        """Compile-time arguments for windows in chunks; they begin and end at multiples of BORDER steps of a tile."""
+    def window_constants(self, cut: Cut, BT: int) -> dict[str, Any]:
+        """Compile-time arguments about chunks and windows; windows end at multiples of BORDER steps of a tile."""
         window = self.window if self.fused else 1
-        return {"WINDOW": window, "BORDER": math.gcd(window, BT), "CHUNK": self.chunk}
+        return {"LOCAL": cut.local, "WINDOW": window, "BORDER": math.gcd(window, BT), "CHUNK": self.chunk}

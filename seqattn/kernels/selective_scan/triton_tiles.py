@@ -2,8 +2,9 @@
 
 A sequence is scanned in runs: all of it in the main pass; in the local pass of long windows one window at a time, from
 its other end. A run is cut into segments, a segment into chunks of CHUNK steps, a chunk into tiles of BT steps. Tensors
-of a tile are (BT, BN, BD): steps in the order of the scan, states, channels of one group. Threads lie along the channels,
-so that a thread has the steps and states of its channel in registers and a recurrence is a chain of multiply-adds.
+of a tile are (BT, BN, BD): steps in the order of the scan, states, channels of one group. Threads lie along the
+channels, so that a thread has the steps and states of its channel in registers, and a recurrence is a chain of
+multiply-adds.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -102,9 +103,9 @@ def load_delta(p_delta, o_x, m_x, b_bias, SOFTPLUS: tl.constexpr, ACC: tl.conste
 
 
 @triton.jit
-def load_weights(p_weights, o_w, m_w):
-    """B or C, (BT, BN, 1)."""
-    return tl.load(p_weights + o_w, mask=m_w, other=0)[:, :, None]
+def load_weights(p_weights, o_w, m_w, AGAIN: tl.constexpr = False):
+    """B or C, (BT, BN, 1). AGAIN: read them anew, rather than keep them in registers since the last time."""
+    return tl.load(p_weights + o_w, mask=m_w, other=0, volatile=AGAIN)[:, :, None]
 
 
 @triton.jit
