@@ -2,18 +2,14 @@
 
 python benchmarks/mptsnet.py [--repeats 7] [--threads 1] [--device cpu|cuda] [--json FILE|FOLDER]
 
-With --device cuda both run on the GPU; a folder as --json gets a file named after it.
+With --device cuda both run on the GPU; given a folder, --json adds to the file of the machine there.
 """
 
 import argparse
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import interleaved_medians, machine, write_report
 from plain_mptsnet import PlainMPTSNet
 
 from seqattn.models.mptsnet import MPTSNet
@@ -23,30 +19,6 @@ CASES = {
     "12 channels, 29 steps": {"in_channels": 12, "seq_len": 29, "num_classes": 9, "periods": [14, 10, 7, 5, 6]},
 }
 BARS = {"forward": 5.0, "forward + backward": 6.0}
-
-
-def machine(device: str) -> str:
-    """One line that names the processor and the versions."""
-    if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{processor or platform.processor()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
-
-
-def interleaved_medians(contestants: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each contestant, all timed in turns so that a noisy machine is noisy for all."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(repeats + 1):  # the first turn warms up
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def compare(case: dict, repeats: int, device: str, batch: int = 4) -> dict:
@@ -94,11 +66,7 @@ def main() -> None:
                 f"  {part:20s} plain {seconds['plain']:.3f} s  ours {seconds['ours']:.3f} s  {ratio:.1f}x (bar {bar})"
             )
     if options.json:
-        file = options.json
-        if not file.suffix:
-            file = file / f"{report['machine'].split(',')[0].replace(' ', '-')}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(report, indent=2) + "\n")
+        write_report(report, options.json, "mptsnet")
 
 
 if __name__ == "__main__":

@@ -194,25 +194,35 @@ class _Lanes:
             result = result * self + coefficient
         return result
 
-    def power_of_two(self, mantissa: int, bias: int) -> "_Lanes":
-        """2^i, where self is i + 1.5 · 2^mantissa, whose lowest bits are i."""
+    def fused(self, factor: Any, term: Any) -> "_Lanes":
+        """self * factor + term, rounded once."""
+        arguments = (self.value, self._raw(factor), self._raw(term))
+        name = f"llvm.fma.v{LANES}f{32 if self.single else 64}"
+        kind = ir.FunctionType(self.value.type, [self.value.type] * 3)
+        return _Lanes(
+            self.builder, self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+        )
+
+    def shifted_left(self, count: int) -> "_Lanes":
+        """The bits moved left by `count`."""
         integers = ir.VectorType(ir.IntType(32 if self.single else 64), LANES)
-        exponent = self.builder.add(self.builder.bitcast(self.value, integers), ir.Constant(integers, [bias] * LANES))
-        bits = self.builder.shl(exponent, ir.Constant(integers, [mantissa] * LANES))
+        bits = self.builder.shl(self.builder.bitcast(self.value, integers), ir.Constant(integers, [count] * LANES))
         return _Lanes(self.builder, self.builder.bitcast(bits, self.value.type))
 
 
 def _exp2(x: _Lanes) -> _Lanes:
     lowest, highest = (-126, 128) if x.single else (-1022, 1024)
     x = x.where_below(lowest, lowest, x)
-    return _exp2_near((x * -1).where_below(-highest, highest, x))
+    x = (x * -1).where_below(-highest, highest, x)
+    return _exp2_near(x, 1)
 
 
-def _exp2_near(x: _Lanes) -> _Lanes:
+def _exp2_near(x: _Lanes, factor: Any) -> _Lanes:
     mantissa, bias = (23, 127) if x.single else (52, 1023)
-    shifted = x + 1.5 * 2.0**mantissa  # rounds to an integer
-    fraction = x - (shifted - 1.5 * 2.0**mantissa)
-    return fraction.polynomial(EXP2_SINGLE if x.single else EXP2_DOUBLE) * shifted.power_of_two(mantissa, bias)
+    magic = 1.5 * 2.0**mantissa + bias
+    exponent = x.fused(factor, magic)  # its lowest bits are the integer next to x factor, plus the exponent's bias
+    fraction = x.fused(factor, (exponent - magic) * -1)
+    return fraction.polynomial(EXP2_SINGLE if x.single else EXP2_DOUBLE) * exponent.shifted_left(mantissa)
 
 
 def _exp_minus_abs(x: _Lanes) -> _Lanes:
@@ -252,6 +262,17 @@ def maximum(typing_context: Any, left: Any, right: Any) -> Any:
     return left(left, right), generate
 
 
+@intrinsic
+def exp2_near(typing_context: Any, x: Any, factor: Any) -> Any:
+    """2^(x factor) where |x factor| <= NEAR."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x, factor = (_Lanes(builder, value) for value in arguments)
+        return _exp2_near(x, factor).value
+
+    return x(x, factor), generate
+
+
 def _elementary(formula: Callable[[_Lanes], _Lanes], meaning: str) -> Any:
     def function(typing_context: Any, x: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -264,6 +285,5 @@ def _elementary(formula: Callable[[_Lanes], _Lanes], meaning: str) -> Any:
 
 
 exp2 = _elementary(_exp2, "2^x; the smallest normal number stands for everything below it.")
-exp2_near = _elementary(_exp2_near, f"2^x for |x| <= {NEAR} only, where `exp2` has the same bits.")
 softplus = _elementary(_softplus, "log(1 + e^x), and x itself above 20.")
 sigmoid = _elementary(_sigmoid, "1 / (1 + e^-x).")

@@ -10,6 +10,7 @@ from seqattn.kernels.numba_vector import (
     NEAR,
     advance,
     broadcast,
+    exp2_near,
     lane_sums,
     load,
     load_broadcast,
@@ -39,9 +40,13 @@ def elementary(function):
     return call
 
 
-exp2, exp2_near, softplus, sigmoid = (
-    elementary(getattr(numba_vector, name)) for name in ("exp2", "exp2_near", "softplus", "sigmoid")
-)
+exp2, softplus, sigmoid = (elementary(getattr(numba_vector, name)) for name in ("exp2", "softplus", "sigmoid"))
+
+
+@numba.njit(error_model="numpy")
+def products(x, factors, y):
+    for at in range(0, x.size, LANES):
+        store(pointer(y, 0), at, exp2_near(load(pointer(x, 0), at), load(pointer(factors, 0), at)))
 
 
 def assert_relative(got, expected, dtype, bound=None):
@@ -75,11 +80,19 @@ def test_exp2_beyond_the_normal_numbers(dtype):
 
 
 @DTYPES
-def test_exp2_near_has_the_bits_of_exp2(dtype):
-    x = np.random.default_rng(0).uniform(-NEAR, NEAR, 20_000).astype(dtype)
-    x[:4] = -NEAR, NEAR, 0, -0.0
-    assert exp2_near(x).tobytes() == exp2(x).tobytes()
-    assert np.isnan(exp2_near(np.array([np.nan], dtype))).all()
+def test_exp2_near_of_a_product_of_numbers(dtype):
+    generator = np.random.default_rng(0)
+    x, factors = (generator.uniform(-np.sqrt(NEAR), np.sqrt(NEAR), 20_000).astype(dtype) for _ in range(2))
+    x[:3], factors[:3] = (NEAR, -NEAR, 0), 1
+    y = np.full_like(x, np.nan)
+    products(x, factors, y)
+    assert_relative(y, np.exp2(x.astype(np.longdouble) * factors.astype(np.longdouble)), dtype)
+    products(x, np.ones_like(x), y)
+    assert y.tobytes() == exp2(x).tobytes()
+    x[::2] = np.nan
+    products(x, factors, y)
+    assert np.isnan(y[::2]).all()
+    assert np.isfinite(y[1::2]).all()
 
 
 @DTYPES

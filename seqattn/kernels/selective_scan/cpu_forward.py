@@ -99,8 +99,8 @@ def scan_state(
     """
     for s in range(steps):
         at, at_B = s * LANES, s * stride
-        exponent = load(step, at) * rate
-        decayed = (exp2_near(exponent) if near else exp2(exponent)) * h
+        size = load(step, at)
+        decayed = (exp2_near(size, rate) if near else exp2(size * rate)) * h
         h = decayed + load(x, at) * load_broadcast(B, at_B)
         store(y, at, load(y, at) + (h if own else decayed) * load_broadcast(C, at_B))
     return h
@@ -115,8 +115,8 @@ def look_ahead(
         k = zero
         for s in range(min(start + window, steps) - 1, start - 1, -1):
             at = s * LANES
-            exponent = load(step, at) * rate
-            transition = exp2_near(exponent) if near else exp2(exponent)
+            size = load(step, at)
+            transition = exp2_near(size, rate) if near else exp2(size * rate)
             beyond = transition * k
             k = beyond + load(x, at) * load_broadcast(B, s * stride)
             store(a, at, transition)

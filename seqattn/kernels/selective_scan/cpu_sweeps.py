@@ -22,8 +22,8 @@ def replay(
     """`scan_state` again, keeping a and a_t h_{t-1}; y only for a gate."""
     for s in range(steps):
         at, at_B = s * LANES, s * stride
-        exponent = load(step, at) * rate
-        transition = exp2_near(exponent) if near else exp2(exponent)
+        size = load(step, at)
+        transition = exp2_near(size, rate) if near else exp2(size * rate)
         decayed = transition * h
         h = decayed + load(x, at) * load_broadcast(B, at_B)
         store(a, at, transition)
