@@ -7,9 +7,12 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 FENCE = re.compile(r"^[ ]*```(?:bash|sh|shell|console)\b[^\n]*\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SEQATTN = re.compile(r"(?:\S*/)?seqattn (?=\S)")
 MAKE = re.compile(r"make (?=\S)")
 
@@ -40,6 +43,14 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
         shell = ["bash", "-c", shortened(command)]
         done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/kernels/selective_scan.md"])
+def test_the_python_of_the_pages_runs(page: str) -> None:
+    blocks = PYTHON.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:
