@@ -2,9 +2,9 @@
 
 Two schedules, chosen by shape: with many sequences and channels a program takes its channels through the whole
 sequence; a few long sequences are cut into segments, scanned in parallel once what enters each is known
-(triton_chunked). A window of up to two tiles is scanned inside the tile. Longer windows take a local pass of their own,
-a scan of each window from its other end, whose result the main pass adds. Nothing depends on the order in which
-programs run: gradients that cross them are summed from parts.
+(triton_chunked). Short windows are scanned along with the sequence, chunk by chunk. Long ones take a local pass of
+their own, a scan of each window from its other end, whose result the main pass adds. Nothing depends on the order in
+which programs run: gradients that cross them are summed from parts.
 """
 
 import torch
@@ -23,9 +23,7 @@ def forward(
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """out, last state and chunk states; see `register_scan`."""
-    problem = Problem(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, delta_softplus, window, reverse
-    )  # fmt: skip
+    problem = Problem(u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, delta_softplus, window, reverse)
     with torch.cuda.device_of(u):
         local = None if problem.fused else _local_forward(problem)[0]
         cut = problem.cut()
@@ -40,9 +38,7 @@ def backward(
     delta_softplus: bool, window: int, reverse: bool, chunks: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of u, delta, A, B, C, D, z, delta_bias, initial_state; see `register_scan`."""
-    problem = Problem(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, delta_softplus, window, reverse
-    )  # fmt: skip
+    problem = Problem(u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, delta_softplus, window, reverse)
     parts = problem.tiles // problem.groups  # of the gradients of B and C: one a channel tile and pass
     grad_B, grad_C = (problem.by_step(parts if problem.fused else 2 * parts, *B.shape) for _ in range(2))
     local = local_grads = None

@@ -71,9 +71,8 @@ def backward_kernel(
     b_p = load_states(p_carry, i_b * segments + i_s, o_a, m_a, states, channels, ACC)
     b_zero = tl.zeros_like(b_p)
     b_k, b_grad_A, b_grad_bias, b_grad_D = b_zero, b_zero, tl.zeros_like(b_bias), tl.zeros_like(b_bias)
-    i_part = (
-        (part + i_d % (tiles // groups)).to(tl.int64) * batch * length
-    )  # first row of this tile's part of grad_B and grad_C
+    # first row of this tile's part of grad_B and grad_C
+    i_part = (part + i_d % (tiles // groups)).to(tl.int64) * batch * length
     start = i_s % per_run * segment
     stop = tl.minimum(start + segment, size)
     chunk = start + tl.cdiv(tl.maximum(stop - start, 0), CHUNK) * CHUNK

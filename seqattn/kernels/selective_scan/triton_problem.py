@@ -21,8 +21,9 @@ FUSED_WINDOW = 16
 CHANNELS = 32
 """Most channels of a program, one per thread of a warp. The kernels sum the gradients of B and C over them."""
 
-ENOUGH_PROGRAMS = 256
-"""With fewer programs than this, runs are cut into segments until there are twice as many."""
+ENOUGH_PROGRAMS = 1024
+"""With fewer programs than this, runs are cut into segments until there are twice as many. A program is one warp, and a
+large GPU holds about a thousand that use all registers."""
 
 
 def chunk_length(window: int) -> int:

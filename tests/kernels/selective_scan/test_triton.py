@@ -129,12 +129,12 @@ def run_forward_and_backward(tensors, lengths, case):
 
 
 GPU_CASES = [
-    pytest.param(Case(16, 257, 64, 16), id="many-steps"),
+    pytest.param(Case(16, 257, 64, 16), id="cut"),
     pytest.param(Case(2, 2049, 65, 17, reverse=True), id="few-long-sequences-reverse"),
     pytest.param(Case(5, 300, 60, 16, groups=3, lengths=(0, 1, 15, 100, 300)), id="ragged-groups"),
     pytest.param(Case(5, 300, 60, 4, window=8, reverse=True, lengths=(0, 1, 15, 100, 300)), id="window-8-ragged"),
     pytest.param(Case(3, 500, 64, 16, window=16), id="window-16"),
-    pytest.param(Case(300, 63, 64, 16, window=3), id="many-sequences-window-3"),
+    pytest.param(Case(600, 63, 64, 16, window=3), id="many-sequences-window-3"),
     pytest.param(Case(2, 1000, 3, 1, window=100, reverse=True), id="window-100-reverse"),
     pytest.param(Case(2, 500, 64, 16, window=500, lengths=(500, 7)), id="full-window-ragged"),
     pytest.param(Case(1, 7, 1, 64, options=False), id="64-states-no-options"),
