@@ -213,6 +213,10 @@ def forward_tasks(p: Any, others: Any, out: Any, last: Any, chunks: Any, scratch
                 step, steps = step_of(p, b.end, run, start), min(p.chunk, size - start)
                 forward_chunk(p, b, fastest, step, steps, others, out, chunk, t)
         clear(pointer(out, 0), (b.row * length + b.end) * channels + b.first, channels, b.width, length - b.end)
+        if not p.local:  # an operator's outputs are defined everywhere
+            used, kept = (b.end + p.chunk - 1) // p.chunk, chunks.shape[1]
+            unused = pointer(chunks, (b.row * kept + used) * states * channels + b.first)
+            clear(unused, 0, channels, b.width, (kept - used) * states)
         for n in range(states):
             write_column(pointer(last, 0), (b.row * channels + b.first) * states + n, states, b.width, t.h, n)
 
