@@ -1,7 +1,7 @@
 """Cases of the Triton scan, and their errors against the reference.
 
-As a program, under TRITON_INTERPRET=1, it prints the errors of the cases named by its arguments as JSON. Tiles are small
-there, so that short sequences have several, and memory that nobody has written is NaN.
+As a program, under TRITON_INTERPRET=1, it prints the errors of the cases named by its arguments as JSON. Tiles are
+small there, so that short sequences have several, and memory that nobody has written is NaN.
 """
 
 import json
@@ -31,7 +31,7 @@ class Case:
     dtype: torch.dtype = torch.float64
 
 
-# chunks have 4 steps here, tiles 4 and 2 (backward), windows of more than 8 take a pass of their own, programs 4 channels
+# run with chunks of 4 steps, tiles of 4 and 2 (backward), 4 channels a program, a local pass for windows above 8
 CASES = {
     "one-step": Case(2, 1, 1, 1),
     "no-steps": Case(2, 0, 3, 2),
