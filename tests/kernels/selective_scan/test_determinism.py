@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqattn.kernels.selective_scan.cpu import selective_scan_cpu
+
 
 def load(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -61,30 +63,44 @@ def test_calls_from_several_python_threads(case, threads):
             cases.assert_same(got, expected)
 
 
-@SCANS
-@pytest.mark.parametrize("number", [1, 2])
-def test_memory_that_holds_nan(number, case, monkeypatch, threads):
-    tensors = case.draw(torch.float32)
-    threads(number)
-    expected = cases.run(tensors, case.options())
-    poisoned = []
+@pytest.fixture
+def nan_memory(monkeypatch):
+    """A function that from its call on fills what is allocated without values: NaN, and -1 in integers."""
 
     def poison(allocate):
         def allocate_nan(*arguments, **options):
             tensor = allocate(*arguments, **options)
-            poisoned.append(tensor.numel())
             return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.fill_(-1)
 
         return allocate_nan
 
-    for owner, name in (
-        (torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty"), (torch, "empty_strided"),
-    ):  # fmt: skip
-        monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
-    got = cases.run(tensors, case.options())
-    monkeypatch.undo()
-    assert len(poisoned) > 10
-    cases.assert_same(got, expected)
+    def start():
+        for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+            monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
+        assert torch.empty(3).isnan().all()
+        assert torch.ones(2).new_empty(3).isnan().all()
+
+    return start
+
+
+@SCANS
+@pytest.mark.parametrize("number", [1, 2])
+def test_memory_that_holds_nan(number, case, nan_memory, threads):
+    tensors = case.draw(torch.float32)
+    threads(number)
+    expected = cases.run(tensors, case.options())
+    nan_memory()
+    cases.assert_same(cases.run(tensors, case.options()), expected)
+
+
+@SCANS
+def test_the_operator_hands_out_no_memory_that_nobody_wrote(case, nan_memory):
+    tensors, options = case.draw(torch.float32), case.options()
+    groups = tensors | {name: tensors[name].reshape(*tensors[name].shape[:2], -1, case.state) for name in ("B", "C")}
+    named = [groups.get(name) for name in cases.FLOATING]
+    nan_memory()
+    results = selective_scan_cpu(*named, options["lengths"], case.softplus, case.window, case.reverse)
+    assert [tensor.isnan().any().item() for tensor in results] == [False, False, False]
 
 
 PROGRAM = """
@@ -178,7 +194,6 @@ def test_a_scan_without_a_cache_folder(tmp_path):
     file = tmp_path / "taken"
     file.touch()
     nowhere = str(file / "below")
-    done = run_program(
-        WITHOUT_CACHE, tmp_path, PYTHONPATH=str(tmp_path), NUMBA_CACHE_DIR=nowhere, XDG_CACHE_HOME=nowhere, HOME=nowhere,
-    )  # fmt: skip
+    variables = dict.fromkeys(("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"), nowhere)
+    done = run_program(WITHOUT_CACHE, tmp_path, PYTHONPATH=str(tmp_path), **variables)
     assert done.returncode == 0, done.stderr
