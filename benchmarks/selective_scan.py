@@ -123,10 +123,10 @@ def exponential_loop(turns: int = 2000, vectors: int = 64) -> tuple[int, Callabl
     from seqattn.kernels.numba_vector import LANES, exp2_near, load, pointer, store
 
     @jit_parallel
-    def loop(source, target):  # noqa: ANN001, ANN202
+    def loop(source, target):
         for thread in numba.prange(len(source)):
             given, result = pointer(source, thread * source.shape[1]), pointer(target, thread * source.shape[1])
-            for turn in range(turns):
+            for _ in range(turns):
                 for at in range(0, vectors * LANES, LANES):
                     store(result, at, exp2_near(load(given, at)))
 
@@ -285,7 +285,8 @@ def main() -> None:
         for name, scan in report["growth"]["scans"].items():
             print(
                 f"  {name:16s} time ~ length^{scan['slope_of_time']:.3f}, "
-                f"memory ~ length^{scan['slope_of_memory']:.3f}, longest {scan['seconds'][-1]:.2f} s, {scan['peak_bytes'][-1] / 2**20:.0f} MiB"
+                f"memory ~ length^{scan['slope_of_memory']:.3f}, "
+                f"longest {scan['seconds'][-1]:.2f} s, {scan['peak_bytes'][-1] / 2**20:.0f} MiB"
             )
     if options.json:
         write_report(report, options.json, "selective_scan")

@@ -242,6 +242,10 @@ def _sigmoid(x: _Lanes) -> _Lanes:
     return x.where_below(0, small, 1) / (small + 1)
 
 
+def _softplus_slope(x: _Lanes) -> _Lanes:
+    return (x * -1).where_below(-20, 1, _sigmoid(x))
+
+
 NEAR = 126
 """Where single precision needs no clamp."""
 # 2^x on [-1/2, 1/2], exactly 1 at 0: minimax with relative error 1e-7, and Taylor with 4e-18
@@ -286,4 +290,5 @@ def _elementary(formula: Callable[[_Lanes], _Lanes], meaning: str) -> Any:
 
 exp2 = _elementary(_exp2, "2^x; the smallest normal number stands for everything below it.")
 softplus = _elementary(_softplus, "log(1 + e^x), and x itself above 20.")
+softplus_slope = _elementary(_softplus_slope, "The derivative of `softplus`: 1 / (1 + e^-x), and 1 above 20.")
 sigmoid = _elementary(_sigmoid, "1 / (1 + e^-x).")

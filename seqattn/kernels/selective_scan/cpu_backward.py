@@ -15,6 +15,7 @@ from seqattn.kernels.numba_vector import (
     load,
     pointer,
     sigmoid,
+    softplus_slope,
     store,
 )
 from seqattn.kernels.selective_scan.cpu_forward import enter_block, look_ahead, prepare_steps, skip_steps
@@ -115,7 +116,7 @@ def finish_steps(t: Any, delta_softplus: bool, steps: int) -> None:
         to_b, u, g = load(t.into_b, at), load(t.u, at), load(t.g, at)
         slope = load(t.into_step, at) + u * to_b
         if delta_softplus:
-            slope = slope * sigmoid(load(t.raw, at))
+            slope = slope * softplus_slope(load(t.raw, at))
         skip_sum, bias_sum = skip_sum + g * u, bias_sum + slope
         store(t.into_b, at, skip * g + load(t.step, at) * to_b)
         store(t.into_step, at, slope)

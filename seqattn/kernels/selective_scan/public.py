@@ -166,7 +166,7 @@ def _check_arguments(
     ):  # fmt: skip
         if optional is not None:
             _check_kind(name, optional, u)
-    if isinstance(window, bool) or window < 1:
+    if isinstance(window, bool) or not isinstance(window, int | torch.SymInt) or window < 1:
         _fail(f"window is {window}: it must be an integer of at least 1")
     if lengths is not None:
         _check_lengths(lengths, u)

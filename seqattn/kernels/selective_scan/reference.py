@@ -25,10 +25,11 @@ def selective_scan_reference(
     reads_next = ((place + 1) % window != 0) & (place + 1 < ends[:, None])
 
     step = delta.to(dtype) if delta_bias is None else delta.to(dtype) + delta_bias.to(dtype)
+    step = step.where(valid, 0)
     if delta_softplus:
-        step = F.softplus(step)
+        step = F.softplus(step).where(valid, 0)
     # past its end a sequence has step 0 and input 0: there the state stays as it is, whatever the padding holds
-    x, step = u.to(dtype).where(valid, 0), step.where(valid, 0)
+    x = u.to(dtype).where(valid, 0)
     per_group = channels // B.shape[2]
     B, C = (t.to(dtype).where(valid[..., None], 0).repeat_interleave(per_group, dim=2) for t in (B, C))
     A = A.to(dtype)
@@ -43,7 +44,7 @@ def selective_scan_reference(
         y[t] = (C_t[t] * h).sum(-1)
     k = torch.zeros_like(h)
     for t in reversed(order) if window > 1 else ():  # against the order, in each window: k_t = a_t k_{t+1} + b_t
-        look = (torch.exp(step_t[t][..., None] * A) * k).where(reads_next[:, t, None, None], 0)
+        look = torch.exp(step_t[t][..., None] * A) * k.where(reads_next[:, t, None, None], 0)
         k = look + inputs[t]
         y[t] = y[t] + (C_t[t] * look).sum(-1)
 
