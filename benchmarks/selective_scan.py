@@ -115,25 +115,21 @@ def machine_rates(device: str) -> dict[str, float]:
     }
 
 
-def exponential_loop(turns: int = 2000, vectors: int = 64) -> tuple[int, Callable[[], None]]:
+def exponential_loop(turns: int = 4000, vectors: int = 64) -> tuple[int, Callable[[], None]]:
     """A number of exponentials, and what computes so many on all threads, with the kernels' own instructions."""
-    import numba
-
-    from seqattn.kernels.numba_support import jit_parallel
+    from seqattn.kernels.numba_support import jit, run_tasks
     from seqattn.kernels.numba_vector import LANES, exp2_near, load, pointer, store
 
-    @jit_parallel
-    def loop(source, target):
-        for thread in numba.prange(len(source)):
-            given, result = pointer(source, thread * source.shape[1]), pointer(target, thread * source.shape[1])
-            for _ in range(turns):
-                for at in range(0, vectors * LANES, LANES):
-                    store(result, at, exp2_near(load(given, at)))
+    @jit
+    def loop(source, target, first, stop):
+        given, result = pointer(source, 0), pointer(target, 0)
+        factor = load(given, 0)
+        for _ in range(first, stop):
+            for at in range(0, vectors * LANES, LANES):
+                store(result, at, exp2_near(load(given, at), factor))
 
-    threads = torch.get_num_threads()
-    numba.set_num_threads(threads)
-    source = torch.rand(threads, vectors * LANES)
-    return turns * source.numel(), partial(loop, source.numpy(), torch.empty_like(source).numpy())
+    source = torch.rand(vectors * LANES)
+    return turns * source.numel(), partial(run_tasks, loop, (source.numpy(),), source, turns)
 
 
 def compare(shape: tuple[int, int, int, int], device: str, repeats: int, rates: dict[str, float]) -> dict:

@@ -3,16 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 
-import numba
 import numpy as np
 import pytest
 import torch
 
 from seqattn.kernels import numba_support
-from seqattn.kernels.numba_support import jit, jit_parallel, run_tasks
-
-TWO_CORES = pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two cores")
+from seqattn.kernels.numba_support import jit, run_tasks
 
 
 @jit
@@ -22,15 +20,10 @@ def count(visits, scratch, first, stop):
         visits[task] += 1 + scratch[0]
 
 
-@jit_parallel
-def count_parallel(visits, scratch, tasks):
-    threads = scratch.shape[0]
-    for thread in numba.prange(threads):
-        count(visits, scratch[thread], tasks * thread // threads, tasks * (thread + 1) // threads)
-
-
-def never(*arguments):
-    raise AssertionError("this kernel must not run")
+def plain(function):
+    """A kernel in Python, which counts as compiled."""
+    function.signatures = ["compiled"]
+    return function
 
 
 @pytest.fixture
@@ -41,59 +34,64 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(params=["openmp", "pool"])
+def kind(request, monkeypatch):
+    """Both ways of starting threads; the first only where torch brings its library."""
+    if request.param == "pool":
+        monkeypatch.setattr(numba_support, "_openmp", lambda: None)
+    elif numba_support._openmp() is None:
+        pytest.skip("torch has no libgomp here")
+    return request.param
+
+
 @pytest.mark.parametrize("number", [1, 2, 5])
 @pytest.mark.parametrize("tasks", [0, 1, 2, 7, 100])
-def test_every_task_is_done_once(tasks, number, threads):
+def test_every_task_is_done_once(tasks, number, threads, kind):
     threads(number)
     visits = np.zeros(tasks)
-    run_tasks(count, count_parallel, (visits,), torch.empty(4), tasks)
+    run_tasks(count, (visits,), torch.empty(4), tasks)
     np.testing.assert_array_equal(visits, 1 + np.arange(tasks))
 
 
-def test_one_thread_or_one_task_starts_no_threads(threads):
+def ranges_and_threads(tasks):
+    calls = []
+    kernel = plain(lambda scratch, first, stop: calls.append((first, stop, scratch.shape, threading.get_ident())))
+    run_tasks(kernel, (), torch.empty(4), tasks)
+    return calls
+
+
+def test_one_thread_or_one_task_starts_no_threads(threads, kind):
     for number, tasks in ((1, 9), (4, 1), (4, 0)):
         threads(number)
-        visits = np.zeros(tasks)
-        run_tasks(count, never, (visits,), torch.empty(4), tasks)
-        np.testing.assert_array_equal(visits, 1 + np.arange(tasks))
+        assert ranges_and_threads(tasks) == [(0, tasks, (4,), threading.get_ident())]
 
 
-@TWO_CORES
-def test_scratch_has_a_row_for_each_thread(threads):
+def test_every_thread_has_a_range_and_scratch_of_its_own(threads, kind):
+    threads(3)
+    calls = sorted(ranges_and_threads(8))
+    assert [call[:3] for call in calls] == [(0, 2, (4,)), (2, 5, (4,)), (5, 8, (4,))]
+    if kind == "openmp":
+        assert len({call[3] for call in calls}) == 3
+
+
+def test_an_error_in_a_thread_reaches_the_caller(threads, kind):
     threads(2)
-    shapes = []
-    run_tasks(never, lambda scratch, tasks: shapes.append((scratch.shape, scratch.dtype, tasks)), (), torch.empty(4), 9)
-    assert shapes == [((2, 4), np.float32, 9)]
+
+    def broken(scratch, first, stop):
+        raise KeyError(first)
+
+    with pytest.raises(KeyError):
+        run_tasks(plain(broken), (), torch.empty(4), 9)
 
 
-@TWO_CORES
-def test_the_setting_of_numba_is_restored(threads):
-    threads(2)
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    seen = []
-    try:
-        run_tasks(never, lambda scratch, tasks: seen.append(numba.get_num_threads()), (), torch.empty(4), 9)
-        with pytest.raises(AssertionError):
-            run_tasks(never, never, (), torch.empty(4), 9)
-        assert seen == [2]
-        assert numba.get_num_threads() == 1
-    finally:
-        numba.set_num_threads(before)
-
-
-@TWO_CORES
 def test_a_process_forked_after_threads_were_started_uses_none(threads, monkeypatch):
     threads(2)
     monkeypatch.setattr(numba_support, "_process", os.getpid() + 1)
-    visits = np.zeros(9)
-    run_tasks(count, never, (visits,), torch.empty(4), 9)
-    np.testing.assert_array_equal(visits, 1 + np.arange(9))
+    assert ranges_and_threads(9) == [(0, 9, (4,), threading.get_ident())]
 
 
 def test_kernels_give_up_the_interpreter_lock():
     assert count.targetoptions["nogil"]
-    assert count_parallel.targetoptions["nogil"]
 
 
 @jit

@@ -121,7 +121,7 @@ def _scan(problem: Problem, others: Tensor | None = None) -> tuple[Tensor, Tenso
     scratch = kind.new_empty(cpu_forward.scratch_size(states, min(problem.chunk, length)))
     arguments = (problem, others.numpy(), out.numpy(), last.numpy(), chunks.numpy())
     tasks = batch * groups * _blocks(channels // groups)
-    run_tasks(cpu_forward.forward_tasks, cpu_forward.forward_parallel, arguments, scratch, tasks)
+    run_tasks(cpu_forward.forward_tasks, arguments, scratch, tasks)
     return out, last, chunks
 
 
@@ -140,7 +140,7 @@ def _scan_gradients(
     rows = _blocks(min(problem.chunk, length)) * LANES
     scratch = empty(cpu_backward.scratch_size(states, rows))
     arguments = (problem, parts, others.numpy(), grad_out.numpy(), grad_last.numpy(), chunks.numpy(), gradients)
-    run_tasks(cpu_backward.backward_tasks, cpu_backward.backward_parallel, arguments, scratch, batch * groups * parts)
+    run_tasks(cpu_backward.backward_tasks, arguments, scratch, batch * groups * parts)
     return [u, delta, A.sum(0).T, B.sum(0), C.sum(0), D.sum(0), z, bias.sum(0), initial]
 
 

@@ -2,10 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from seqattn.kernels.numba_support import jit, jit_parallel
+from seqattn.kernels.numba_support import jit
 from seqattn.kernels.numba_vector import (
     LANES,
     NEAR,
@@ -258,14 +257,3 @@ def backward_tasks(
         for block in range(first, blocks * (part + 1) // parts):
             b = block_of(p, row, group, block)
             backward_block(p, b, part, block > first, others, grad_out, grad_last, chunks, grads, t)
-
-
-@jit_parallel
-def backward_parallel(
-    p: Any, parts: int, others: Any, grad_out: Any, grad_last: Any, chunks: Any, grads: Any, scratch: Any, tasks: int
-) -> None:
-    """All tasks, on as many threads as scratch has rows."""
-    threads = scratch.shape[0]
-    for thread in numba.prange(threads):
-        first, stop = tasks * thread // threads, tasks * (thread + 1) // threads
-        backward_tasks(p, parts, others, grad_out, grad_last, chunks, grads, scratch[thread], first, stop)

@@ -2,10 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from seqattn.kernels.numba_support import jit, jit_parallel
+from seqattn.kernels.numba_support import jit
 from seqattn.kernels.numba_vector import (
     LANES,
     NEAR,
@@ -219,12 +218,3 @@ def forward_tasks(p: Any, others: Any, out: Any, last: Any, chunks: Any, scratch
             clear(unused, 0, channels, b.width, (kept - used) * states)
         for n in range(states):
             write_column(pointer(last, 0), (b.row * channels + b.first) * states + n, states, b.width, t.h, n)
-
-
-@jit_parallel
-def forward_parallel(p: Any, others: Any, out: Any, last: Any, chunks: Any, scratch: Any, tasks: int) -> None:
-    """All tasks, on as many threads as scratch has rows."""
-    threads = scratch.shape[0]
-    for thread in numba.prange(threads):
-        first, stop = tasks * thread // threads, tasks * (thread + 1) // threads
-        forward_tasks(p, others, out, last, chunks, scratch[thread], first, stop)
