@@ -2,13 +2,18 @@
 
 from seqattn.kernels.backend import BACKENDS, BackendStatus, backend_status, resolve_backend, use_backend
 from seqattn.kernels.selective_scan import selective_scan, selective_scan_step
+from seqattn.kernels.wersa import haar_transform, inverse_haar_transform, wersa_attention, wersa_attention_step
 
 __all__ = [
     "BACKENDS",
     "BackendStatus",
     "backend_status",
+    "haar_transform",
+    "inverse_haar_transform",
     "resolve_backend",
     "selective_scan",
     "selective_scan_step",
     "use_backend",
+    "wersa_attention",
+    "wersa_attention_step",
 ]

@@ -1,0 +1,166 @@
+"""What users call: the arguments are checked here, once for every backend."""
+
+import sys
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from seqattn.kernels.backend import resolve_backend
+from seqattn.kernels.wersa.step import wersa_step
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+FEATURE_MAPS = ("relu", "exp")
+IMPLEMENTATIONS = {
+    "reference": ("seqattn.kernels.wersa.reference", "wersa_attention_reference"),
+    "cpu": ("seqattn.kernels.wersa.cpu", "wersa_attention_cpu"),
+    "triton": ("seqattn.kernels.wersa.triton", "wersa_attention_triton"),
+}
+
+
+def wersa_attention(
+    q: Tensor, k: Tensor, v: Tensor, gains: Tensor, proj_q: Tensor, proj_k: Tensor | None = None, *, levels: int,
+    feature_map: str = "relu", bandwidth: Tensor | None = None, causal: bool = False, lengths: Tensor | None = None,
+    eps: float = 1e-6, backend: str = "auto",
+) -> Tensor:  # fmt: skip
+    """Wavelet-enhanced random-feature attention (WERSA, arXiv:2507.08637): cost and memory linear in length.
+
+    q and k are filtered along their length, every Haar band (see `haar_transform`) multiplied by its gain; with the
+    features phi of the filtered tokens,
+
+        out_i = Σ_j phi(q_i)·phi(k_j) v_j / (Σ_j phi(q_i)·phi(k_j) + eps)
+
+    summed over all tokens, or with `causal` over j ≤ i. `feature_map="relu"` is phi(x) = max(0, x R / b) / √m, whose
+    products tend to the arc-cosine kernel as m grows where R is shared; independent matrices for q and k have no
+    dependence on content in that limit. `feature_map="exp"` is phi(x) = exp(x R / b - |x|² / 2b²) / √m, whose limit,
+    for R of standard normal entries, is softmax attention with scale 1 / b². Features never lie in memory.
+
+    Args:
+        q, k: (batch, heads, length, dim), one dtype: float64, float32, bfloat16 or float16. v: (…, value_dim).
+        gains: (batch, length, levels + 1), per token, or (batch, levels + 1) for whole sequences: detail levels,
+            finest first, then the approximation. Coefficient j of level l takes the gain of token j 2^l, the first of
+            the block it covers.
+        proj_q, proj_k: R of queries and keys, (dim, features); proj_k None means one for both.
+        levels: of the filter, at least 1; it mixes tokens within aligned blocks of 2^levels.
+        bandwidth: b, a positive scalar tensor; None means 1. With "relu" it cancels up to eps.
+        causal: attend to tokens up to one's own, and filter with the undecimated transform of the last 2^l tokens,
+            with gains of every token.
+        lengths: (batch,) integers in [0, length]. What lies past an end changes nothing; out is 0 there.
+        eps: added to the normaliser of "relu" only; that of "exp" is kept above 1e-30.
+        backend: "auto", "reference", "cpu" or "triton"; see `seqattn.kernels.use_backend`.
+
+    gains, proj_q, proj_k and bandwidth are of q's dtype or float32 (float64 beside float64 only). Arithmetic is in
+    float64 for float64 and in float32 otherwise. Differentiable in every floating argument. NaN stays in its own
+    sequence and head.
+
+    Returns:
+        (batch, heads, length, value_dim) in q's dtype.
+
+    Raises:
+        ValueError: shapes, devices, dtypes, lengths, levels or backend do not fit, or gains of whole sequences are
+            given with `causal`; the message names the argument.
+    """
+    _check_arguments(q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, causal)
+    if lengths is not None:
+        _check_lengths(lengths, q)
+    module, function = IMPLEMENTATIONS[resolve_backend(backend, q.device.type, tuple(IMPLEMENTATIONS))]
+    _load(module)
+    attend = getattr(sys.modules[module], function)
+    out, *_ = attend(q, k, v, gains, proj_q, proj_k, bandwidth, lengths, levels, feature_map, causal, float(eps))
+    return out
+
+
+def wersa_attention_step(
+    state: dict[str, Tensor] | None, q: Tensor, k: Tensor, v: Tensor, gains: Tensor, proj_q: Tensor,
+    proj_k: Tensor | None = None, *, levels: int, feature_map: str = "relu", bandwidth: Tensor | None = None,
+    eps: float = 1e-6,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    """The next tokens of a causal stream: (out, new state), what `wersa_attention(causal=True)` gives there.
+
+    Args:
+        state: as the previous call returned it, None at the start: plain tensors, to keep, save and resume from.
+            Its size does not grow: per head features · (value_dim + 1) sums, and the last 2^levels - 1 rows of q and k.
+        q, k, v: (batch, heads, tokens, dim), one token or some. gains: (batch, tokens, levels + 1).
+        Others: as in `wersa_attention`.
+
+    Raises:
+        ValueError: as `wersa_attention`.
+    """
+    _check_arguments(q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, causal=True)
+    return wersa_step(state, q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, float(eps))
+
+
+def _load(module: str) -> bool:
+    """Import a backend at its first use."""
+    import_module(module)
+    return True
+
+
+# torch.compile then calls it while tracing
+_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _check_arguments(
+    q: Tensor, k: Tensor, v: Tensor, gains: Tensor, proj_q: Tensor, proj_k: Tensor | None, bandwidth: Tensor | None,
+    levels: int, feature_map: str, causal: bool,
+) -> None:  # fmt: skip
+    if q.ndim != 4:
+        _fail(f"q has shape {tuple(q.shape)}: it must be (batch, heads, length, dim)")
+    if q.dtype not in FLOATS:
+        _fail(f"q is {q.dtype}: it must be float64, float32, bfloat16 or float16")
+    if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
+        _fail(f"levels is {levels}: it must be an integer of at least 1")
+    if feature_map not in FEATURE_MAPS:
+        _fail(f"feature_map is {feature_map!r}: it must be one of {', '.join(FEATURE_MAPS)}")
+    batch, _, length, dim = q.shape
+    _check_shape("k", k, q.shape)
+    if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
+        _fail(f"v has shape {tuple(v.shape)}: it must be {(*q.shape[:3], 'value_dim')} to go with q")
+    if causal and gains.ndim == 2:
+        _fail(
+            f"gains has shape {tuple(gains.shape)}: gains of a whole sequence depend on its future, so causal needs "
+            f"one per token, {(batch, length, levels + 1)}"
+        )
+    _check_shape("gains", gains, (batch, levels + 1) if gains.ndim == 2 else (batch, length, levels + 1))
+    if proj_q.ndim != 2 or proj_q.shape[0] != dim or proj_q.shape[1] < 1:
+        _fail(f"proj_q has shape {tuple(proj_q.shape)}: it must be ({dim}, features) with at least 1 feature")
+    if proj_k is not None:
+        _check_shape("proj_k", proj_k, proj_q.shape)
+    if bandwidth is not None:
+        _check_shape("bandwidth", bandwidth, ())
+    for name, tensor in (
+        ("k", k), ("v", v), ("gains", gains), ("proj_q", proj_q), ("proj_k", proj_k), ("bandwidth", bandwidth)
+    ):  # fmt: skip
+        if tensor is not None:
+            _check_kind(name, tensor, q)
+
+
+def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        _fail(f"{name} has shape {tuple(tensor.shape)}: it must be {tuple(shape)} to go with q and levels")
+
+
+def _check_kind(name: str, tensor: Tensor, q: Tensor) -> None:
+    if tensor.device != q.device:
+        _fail(f"{name} is on {tensor.device}, q on {q.device}: move them to one device")
+    like_q = name in ("k", "v")
+    allowed = {q.dtype} if like_q else {q.dtype, torch.promote_types(q.dtype, torch.float32)}
+    if tensor.dtype not in allowed:
+        expected = " or ".join(sorted(str(dtype) for dtype in allowed))
+        _fail(f"{name} is {tensor.dtype}, q {q.dtype}: {name} must be {expected}")
+
+
+def _check_lengths(lengths: Tensor, q: Tensor) -> None:
+    if lengths.shape != q.shape[:1] or lengths.dtype not in (torch.int64, torch.int32):
+        _fail(f"lengths is {lengths.dtype} of shape {tuple(lengths.shape)}: it must be ({q.shape[0]},) integers")
+    if lengths.device != q.device:
+        _fail(f"lengths is on {lengths.device}, q on {q.device}: move them to one device")
+    # reading values back would stall a GPU and cannot be traced: there the kernels clamp
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > q.shape[2]:
+            _fail(f"lengths go from {low} to {high}: they must lie in [0, {q.shape[2]}], the length of q")
+
+
+def _fail(message: str) -> None:
+    raise ValueError(f"wersa_attention: {message}")
