@@ -3,7 +3,7 @@
 LLVM's automatic vectorisation gives up on a recurrence over time, which is what a scan is; with an explicit vector of
 channels every operation is one or two machine instructions on any CPU, and a state stays in registers.
 Functions of a kernel take addresses (`pointer`, `advance`), between which and vectors `load`, `store`, `load_broadcast`
-and `lane_sums` move; + - * and `exp2`, `softplus`, `sigmoid`, `maximum` work lane by lane.
+and `lane_sums` move; `broadcast` and `lane_total` move between vectors and numbers; + - * and `exp2`, `softplus`, `sigmoid`, `maximum` work lane by lane.
 """
 
 import math
@@ -125,6 +125,21 @@ def lane_sums(typing_context: Any, address: Any, index: Any) -> Any:
         return rows[0]
 
     return VectorType(address.dtype)(address, types.intp), generate
+
+
+@intrinsic
+def lane_total(typing_context: Any, vector: Any) -> Any:
+    """The sum over the lanes of one vector."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, half = arguments[0], LANES // 2
+        while half:
+            lanes = [(lane + half) % LANES for lane in range(LANES)]
+            moved = builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(ir.IntType(32), LANES), lanes))
+            value, half = builder.fadd(value, moved), half // 2
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return vector.element(vector), generate
 
 
 def _fold(builder: Any, left: Any, right: Any, group: int) -> Any:
