@@ -3,7 +3,8 @@
 LLVM's automatic vectorisation gives up on a recurrence over time, which is what a scan is; with an explicit vector of
 channels every operation is one or two machine instructions on any CPU, and a state stays in registers.
 Functions of a kernel take addresses (`pointer`, `advance`), between which and vectors `load`, `store`, `load_broadcast`
-and `lane_sums` move; `broadcast` and `lane_total` move between vectors and numbers; + - * and `exp2`, `softplus`, `sigmoid`, `maximum` work lane by lane.
+and `lane_sums` move; `broadcast` and `lane_total` lead from and to single numbers; + - * and `exp2`, `softplus`,
+`sigmoid`, `maximum` work lane by lane.
 """
 
 import math

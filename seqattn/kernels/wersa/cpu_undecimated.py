@@ -77,14 +77,12 @@ def gradient_blocks(
         sequence, start = task // blocks, shift + task % blocks * rows
         end = ends[sequence]
         for head in range(target.shape[1]):
-            grads = pointer(scratch, 0)
+            grads, means = pointer(scratch, 0), pointer(scratch, size * width)
             read_rows(source, shift, sequence, head, start, size, end, scratch, 0)
             read_rows(inputs, 0, sequence, head, start - halo, size, end, scratch, size)
-            collect(
-                grads, pointer(scratch, size * width), pointer(scratch, 2 * size * width), rows, width, levels, received,
-                sequence, start, end, half,
-            )  # fmt: skip
-            spread(grads, pointer(scratch, size * width), rows, width, gains, sequence, start, end, half)
+            coarse = advance(means, size * width)
+            collect(grads, means, coarse, rows, width, levels, received, sequence, start, end, half)
+            spread(grads, means, rows, width, gains, sequence, start, end, half)
             write_rows(target, 0, sequence, head, start, rows, end, scratch, size)
 
 
