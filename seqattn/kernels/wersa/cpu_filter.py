@@ -16,7 +16,7 @@ ROWS = 64
 class Filter:
     """The filter of one call: its gains, and where sequences end.
 
-    The aligned filter works on windows of tokens that start at a multiple of `alignment`; the causal one on whole
+    The aligned filter works on windows of whole blocks of `block` tokens, or up to the end; the causal one on whole
     sequences.
 
     Args:
@@ -31,7 +31,8 @@ class Filter:
         self.gains = (gains if self.folding is None else gains @ self.folding).contiguous()
         self.received = torch.zeros_like(self.gains)
         self.levels = self.gains.shape[-1] - 1
-        self.alignment = 2**self.levels
+        rows_of = cpu_undecimated.rows_of if causal else cpu_aligned.rows_of
+        self.block, self.scratch_rows = rows_of(self.levels, ROWS)
 
     def apply(self, x: Tensor, target: Tensor, start: int = 0) -> None:
         """target = the filtered tokens of x from `start` on, 0 past the ends, where nothing is read.
@@ -55,11 +56,9 @@ class Filter:
 
     def _run(self, kernel: Any, source: Tensor, target: Tensor, x: Tensor, start: int) -> None:
         window = min(source.shape[2], target.shape[2])
-        rows_of = cpu_undecimated.rows_of if self.causal else cpu_aligned.rows_of
-        block, scratch_rows = rows_of(self.levels, ROWS)
-        scratch = x.new_empty(scratch_rows * -(-x.shape[3] // LANES) * LANES)
+        scratch = x.new_empty(self.scratch_rows * -(-x.shape[3] // LANES) * LANES)
         arrays = (tensor.numpy() for tensor in (source, target, x, self.gains, self.ends, self.received))
-        run_tasks(kernel, (*arrays, start, block), scratch, x.shape[0] * -(-window // block))
+        run_tasks(kernel, (*arrays, start, self.block), scratch, x.shape[0] * -(-window // self.block))
 
 
 def _folding(levels: int, length: int, dtype: torch.dtype) -> Tensor | None:
