@@ -49,7 +49,7 @@ def backward(
     grad_gains = torch.empty(gains.shape, dtype=normaliser.dtype)
     summed: list[Tensor | None] = [None, None, None]  # of proj_q, proj_k, bandwidth
     differentiate = cpu_causal.backward if causal else cpu_bidirectional.backward
-    for part, tokens in _parts(*q.shape[:3], causal):
+    for part, tokens in _parts(q.shape[0], q.shape[1], q.shape[2], causal):
         of_part = None if lengths is None else lengths[part]
         problem = Problem(
             q[part], k[part], v[part], gains[part], proj_q, proj_k, bandwidth, of_part, feature_map, causal, eps
