@@ -142,7 +142,24 @@ class AttentionConfig(SequenceClassifierConfig):
     mlp_ratio: Annotated[int, Field(ge=0)] = 2
 
 
-ModelConfig = Annotated[MPTSNetConfig | MambaConfig | LBMambaConfig | AttentionConfig, Field(discriminator="name")]
+class WersaConfig(SequenceClassifierConfig):
+    """SequenceClassifier with mixer "wersa"; what is left at None is the preset's."""
+
+    name: Literal["wersa"] = "wersa"
+    positions: Literal["none", "sinusoidal", "learned"] = "sinusoidal"
+    heads: Count = 4
+    mlp_ratio: NonNegative = 1.6
+    preset: Literal["default", "port", "softmax"] = "default"
+    levels: Annotated[int, Field(ge=1, le=30)] | None = None
+    num_features: Count | None = None
+    feature_map: Literal["relu", "exp"] | None = None
+    gate: Literal["token", "global"] = "token"
+    causal: bool = False
+
+
+ModelConfig = Annotated[
+    MPTSNetConfig | MambaConfig | LBMambaConfig | AttentionConfig | WersaConfig, Field(discriminator="name")
+]
 
 
 class ClassificationConfig(Config):

@@ -57,7 +57,7 @@ class WaveletGate(nn.Module):
         before = (self.reach + 1) // 2
         gains = self._gains(self._convolve(F.pad(x, (0, 0, before, self.reach - before)), stride))
         if self.align == "first":
-            return gains.repeat_interleave(2, dim=1)[:, : x.shape[1]]
+            return gains.index_select(1, torch.arange(x.shape[1], device=x.device) // 2)
         ends = torch.full_like(x[:, 0, 0], x.shape[1], dtype=torch.int64) if lengths is None else lengths
         place = self._averaged if self.align == "mean" else self._stretched
         return torch.stack([place(gains[..., band], band, ends) for band in range(self.levels + 1)], dim=-1)

@@ -181,7 +181,7 @@ class WersaAttention(nn.Module):
         return self.out_proj((rows if self.out_norm is None else self.out_norm(rows)).flatten(2))
 
     def _warn_of_levels(self, length: int) -> None:
-        if not torch.compiler.is_compiling() and 2**self.levels > 2 * length > 0:
+        if not torch.compiler.is_compiling() and 2**self.levels > 4 * length > 0:
             warnings.warn(
                 f"WersaAttention: {self.levels} levels span {2**self.levels} tokens, the input has {length}: the "
                 "coarsest levels only scale the mean; use fewer",

@@ -19,18 +19,29 @@ from seqattn.layers.mamba import LBMamba, Mamba
 from seqattn.layers.masking import length_mask, masked_mean
 from seqattn.layers.patch_embedding import PatchEmbedding
 from seqattn.layers.self_attention import SelfAttention
+from seqattn.layers.wersa import WersaAttention
 
 EPS = 1e-5  # of every RMSNorm
 
 
 class Mixer(NamedTuple):
-    """A sequence layer: `layer(d_model, **options)(x, lengths=None, reverse=False)`, and the MLP it wants behind it."""
+    """A sequence layer: `layer(d_model, **options)(x, lengths=…, reverse=…)`, and the MLP it wants behind it."""
 
     layer: Callable[..., nn.Module]
-    mlp_ratio: int
+    mlp_ratio: float
 
 
-MIXERS = {"mamba": Mixer(Mamba, 0), "lbmamba": Mixer(LBMamba, 0), "attention": Mixer(SelfAttention, 2)}
+def _wersa(d_model: int, heads: int = 4, **options: Any) -> WersaAttention:
+    # every layer has a random matrix of its own, from torch's seed
+    return WersaAttention(d_model, heads, seed=int(torch.randint(2**31, ())), **options)
+
+
+MIXERS = {
+    "mamba": Mixer(Mamba, 0),
+    "lbmamba": Mixer(LBMamba, 0),
+    "attention": Mixer(SelfAttention, 2),
+    "wersa": Mixer(_wersa, 1.6),
+}
 
 
 class MLP(nn.Module):
@@ -52,17 +63,17 @@ class ResidualBlock(nn.Module):
     x is float32 at least, whatever the layers compute in.
     """
 
-    def __init__(self, d_model: int, mixer: nn.Module, mlp_ratio: int, drop_path: float) -> None:
+    def __init__(self, d_model: int, mixer: nn.Module, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
         self.norm, self.mixer = nn.RMSNorm(d_model, eps=EPS), mixer
         self.mlp_norm = nn.RMSNorm(d_model, eps=EPS) if mlp_ratio else None
-        self.mlp = MLP(d_model, mlp_ratio * d_model) if mlp_ratio else None
+        self.mlp = MLP(d_model, round(mlp_ratio * d_model)) if mlp_ratio else None
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
         """x: (batch, tokens, d_model); lengths: (batch,) or None."""
         dtype = self.norm.weight.dtype
-        x = x + self.drop_path(self.mixer(self.norm(x.to(dtype)), lengths, reverse=reverse))
+        x = x + self.drop_path(self.mixer(self.norm(x.to(dtype)), lengths=lengths, reverse=reverse))
         if self.mlp is not None and self.mlp_norm is not None:
             x = x + self.drop_path(self.mlp(self.mlp_norm(x.to(dtype))))
         return x
@@ -73,7 +84,8 @@ class SequenceClassifier(nn.Module):
 
     Args:
         in_channels, num_classes: of the data.
-        mixer: "mamba", "lbmamba" or "attention" (scaled_dot_product_attention, the baseline): a key of `MIXERS`.
+        mixer: "mamba", "lbmamba", "wersa" or "attention" (scaled_dot_product_attention, the baseline): a key of
+            `MIXERS`.
         d_model: width. depth: layers; odd ones scan from the right, so an even depth sees both sides alike.
         patch_size: steps of a token; 1 is a pointwise embedding. A last, partial patch is filled with zeros.
         positions: "none", which a scan does not need; "sinusoidal", for any length; or "learned", a table of
@@ -82,9 +94,9 @@ class SequenceClassifier(nn.Module):
         dropout: after the embedding and before the head.
         drop_path: of the last layer; layer i of 0 … depth - 1 has drop_path · i / (depth - 1).
         mlp_ratio: hidden width of an MLP behind every mixer, in d_model; 0 for none. None: 0 for scans, which widen
-            and gate by themselves, 2 for attention, which then has as many parameters as Mamba of expand 2
-            (8 d_model² a layer).
-        mixer_options: arguments of the mixer's layer, such as d_state, d_conv, expand, window, heads.
+            and gate by themselves, 2 for "attention" and 1.6 for "wersa", which then have about as many parameters as
+            Mamba of expand 2 (8 d_model² a layer).
+        mixer_options: arguments of the mixer's layer, such as d_state, d_conv, expand, window, heads, levels, preset.
 
     Weights that add to the residual stream are divided by the root of the number of such additions.
 
@@ -95,7 +107,7 @@ class SequenceClassifier(nn.Module):
     def __init__(
         self, in_channels: int, num_classes: int, *, mixer: str = "mamba", d_model: int = 64, depth: int = 4,
         patch_size: int = 1, positions: Literal["none", "sinusoidal", "learned"] = "none",
-        max_length: int | None = None, dropout: float = 0.0, drop_path: float = 0.0, mlp_ratio: int | None = None,
+        max_length: int | None = None, dropout: float = 0.0, drop_path: float = 0.0, mlp_ratio: float | None = None,
         **mixer_options: Any,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -62,7 +62,7 @@ def test_help_imports_nothing_heavy(command):
 def test_lists():
     assert "classification  mptsnet-paper" in invoke("list", "configs").stdout.splitlines()
     names = [line.removeprefix("classification  ") for line in invoke("list", "models").stdout.splitlines()]
-    assert names == ["mptsnet", "mamba", "lbmamba", "attention"]
+    assert names == ["mptsnet", "mamba", "lbmamba", "attention", "wersa"]
 
 
 def test_list_datasets_separates_local_from_bundled(tmp_path):

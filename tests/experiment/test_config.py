@@ -168,11 +168,11 @@ def test_the_full_window_is_longer_than_any_series():
 
 def test_the_shipped_mixers_differ_in_the_mixer_alone():
     shared = set(SequenceClassifierConfig.model_fields) - {"positions"}
-    mamba, lbmamba, attention = (
+    mamba, lbmamba, attention, wersa = (
         config.model_dump(exclude={"name", "model"}) | {"model": config.model.model_dump(include=shared)}
-        for config in map(load, ("mamba", "lbmamba", "attention"))
+        for config in map(load, ("mamba", "lbmamba", "attention", "wersa"))
     )
-    assert mamba == lbmamba == attention
+    assert mamba == lbmamba == attention == wersa
 
 
 class Other(Config):
@@ -203,5 +203,5 @@ def test_tags_of_a_discriminated_union_stay_out_of_the_key(model, words):
 
 
 def test_model_names_follow_the_schema():
-    assert model_names(ClassificationConfig) == ["mptsnet", "mamba", "lbmamba", "attention"]
+    assert model_names(ClassificationConfig) == ["mptsnet", "mamba", "lbmamba", "attention", "wersa"]
     assert model_names(Two) == ["mptsnet", "other"]

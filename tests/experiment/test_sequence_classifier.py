@@ -37,7 +37,7 @@ def arguments(toy):
     return of
 
 
-@pytest.fixture(scope="module", params=["lbmamba", "attention"])
+@pytest.fixture(scope="module", params=["lbmamba", "attention", "wersa"])
 def run(request, command, arguments, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp(request.param) / "run"
     done = command("train", "classification", *arguments(request.param, path, "trainer.max_epochs=4"))

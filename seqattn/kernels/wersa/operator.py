@@ -56,7 +56,8 @@ def register_wersa(name: str, forward: Forward, backward: Backward) -> Any:
 
     def differentiate(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Any, ...]:
         inputs, results = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
-        grads = attend_backward(grad_out, *inputs, *ctx.options, *results, ctx.wants_proj)
+        with torch.autocast(grad_out.device.type, enabled=False):
+            grads = attend_backward(grad_out, *inputs, *ctx.options, *results, ctx.wants_proj)
         needed = [
             grad if tensor is not None and needs else None
             for tensor, grad, needs in zip(inputs[:7], grads, ctx.needs_input_grad[:7], strict=True)

@@ -66,7 +66,8 @@ def wersa_attention(
     module, function = IMPLEMENTATIONS[resolve_backend(backend, q.device.type, tuple(IMPLEMENTATIONS))]
     _load(module)
     attend = getattr(sys.modules[module], function)
-    out, *_ = attend(q, k, v, gains, proj_q, proj_k, bandwidth, lengths, levels, feature_map, causal, float(eps))
+    with torch.autocast(q.device.type, enabled=False):  # which would compute products of float32 in half precision
+        out, *_ = attend(q, k, v, gains, proj_q, proj_k, bandwidth, lengths, levels, feature_map, causal, float(eps))
     return out
 
 
@@ -87,7 +88,8 @@ def wersa_attention_step(
         ValueError: as `wersa_attention`.
     """
     _check_arguments(q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, causal=True)
-    return wersa_step(state, q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, float(eps))
+    with torch.autocast(q.device.type, enabled=False):
+        return wersa_step(state, q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, float(eps))
 
 
 def _load(module: str) -> bool:
