@@ -1,4 +1,4 @@
-"""Train Mamba, LBMamba and attention on the UEA sets of a data folder with one budget; keep each results.json.
+"""Train Mamba, LBMamba, attention and WERSA on the UEA sets of a data folder with one budget; keep each results.json.
 
 python benchmarks/sequence_mixers.py --data-dir DIR [--seeds 0 1 2] [--datasets NAME ...] [--mixers NAME ...]
         [--set KEY=VALUE] [--runs DIR] [--results DIR]
@@ -19,6 +19,7 @@ MIXERS: dict[str, tuple[str, list[str]]] = {
     "lbmamba-8": ("lbmamba", ["model.window=8"]),
     "lbmamba-full": ("lbmamba", ["model.window=full"]),
     "attention": ("attention", []),
+    "wersa": ("wersa", []),
 }
 # from the fastest to the slowest; what differs from the configuration, so that an epoch takes seconds on 2 cores
 DATASETS: dict[str, list[str]] = {

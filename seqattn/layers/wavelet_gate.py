@@ -55,7 +55,8 @@ class WaveletGate(nn.Module):
         # a level's blocks begin at even tokens: no other gain is read unless they are averaged or resampled
         stride = 2 if self.align == "first" else 1
         before = (self.reach + 1) // 2
-        gains = self._gains(self._convolve(F.pad(x, (0, 0, before, self.reach - before)), stride))
+        # one token more than needed: torch.export sets an axis of 1 apart, which two tokens would give
+        gains = self._gains(self._convolve(F.pad(x, (0, 0, before, self.reach - before + stride - 1)), stride))
         if self.align == "first":
             return gains.index_select(1, torch.arange(x.shape[1], device=x.device) // 2)
         ends = torch.full_like(x[:, 0, 0], x.shape[1], dtype=torch.int64) if lengths is None else lengths

@@ -84,8 +84,8 @@ def test_a_written_configuration_reads_back_equal():
         ("trainer.max_epochs=0", "trainer.max_epochs = 0 on the command line"),
         (
             "model.name=mptnet",
-            "model.name = 'mptnet' on the command line: input should be 'mptsnet', 'mamba', 'lbmamba' or 'attention'; "
-            "did you mean mptsnet?",
+            "model.name = 'mptnet' on the command line: input should be 'mptsnet', 'mamba', 'lbmamba', 'attention' or "
+            "'wersa'; did you mean mptsnet?",
         ),
         ("trainer=3", "trainer = 3 on the command line"),
         ("trainer.max_epochs", "must have the form key.path=value"),

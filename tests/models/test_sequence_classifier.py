@@ -107,7 +107,7 @@ def test_drop_path_grows_from_layer_to_layer():
     assert small(depth=1, drop_path=0.2).blocks[0].drop_path.rate == 0.2
 
 
-@pytest.mark.parametrize(("mixer", "additions"), [("mamba", 4), ("lbmamba", 4), ("attention", 8)])
+@pytest.mark.parametrize(("mixer", "additions"), [("mamba", 4), ("lbmamba", 4), ("attention", 8), ("wersa", 8)])
 def test_projections_into_the_residual_stream_start_small(mixer, additions):
     model = small(mixer=mixer, d_model=64, depth=4)
     for block in model.blocks:
@@ -132,7 +132,7 @@ def test_only_weights_decay(mixer):
     assert decayed["weight_decay"] == 0.1
     assert others["weight_decay"] == 0
     assert exempt | {names[id(parameter)] for parameter in decayed["params"]} == set(names.values())
-    endings = ("bias", "norm.weight", "A_log", "D", "position_table")
+    endings = ("bias", "norm.weight", "A_log", "D", "position_table", "scale_weights")
     assert exempt == {name for name in names.values() if name.endswith(endings)}
 
 
