@@ -96,7 +96,8 @@ def test_golden_vectors(case, backend):
             got = parameters[ours(name)].grad.norm().item()
             assert abs(got - norm) <= 1e-6 * norm + 1e-8 * norms.max(), (name, got, norm)
         else:  # the bandwidth of a rectified map, which does nothing
-            assert name == "log_bandwidth" and norm < 1e-6 * norms.max()
+            assert name == "log_bandwidth"
+            assert norm < 1e-6 * norms.max()
     if layer.gate.align == "first" and not layer.causal:  # gains of odd tokens are never read
         gains, expected = gains[:, ::2], torch.from_numpy(GOLDEN[f"{case}/gains"]).double()[:, ::2]
         assert (gains - expected).abs()[valid[:, ::2]].max() < 1e-7
@@ -133,7 +134,8 @@ def test_padding_changes_nothing_not_even_a_gradient(options):
         given[:, :29] = torch.where(valid[..., None], x, padding)
         layer.zero_grad()
         out = layer(given, lengths=lengths)
-        assert (out[:, 29:] == 0).all() and (out[:, :29][~valid] == 0).all()
+        assert (out[:, 29:] == 0).all()
+        assert (out[:, :29][~valid] == 0).all()
         out.square().sum().backward()
         results.append([out[:, :29].detach(), *(parameter.grad.clone() for parameter in layer.parameters())])
         mask = torch.arange(steps) < lengths[:, None]
@@ -166,7 +168,8 @@ def test_the_aligned_filter_would_not_be_causal():
     edited = q.clone()
     edited[:, :, 30:] += 1
     moved = (filter_tokens(q, gains, causal=False) - filter_tokens(edited, gains, causal=False)).abs().amax((0, 1, 3))
-    assert (moved[24:30] > 0).all() and (moved[:24] == 0).all()  # its block of 8 begins at 24
+    assert (moved[24:30] > 0).all()
+    assert (moved[:24] == 0).all()
     causal = [wersa_attention(x, k, v, gains, proj, levels=3, causal=True) for x in (q, edited)]
     assert torch.equal(causal[0][:, :, :30], causal[1][:, :, :30])
 
@@ -243,7 +246,8 @@ def test_attention_weights_are_positive_and_sum_to_one():
     nn.init.zeros_(layer.out_proj.bias)
     torch.testing.assert_close(layer(x), torch.ones_like(x), rtol=1e-12, atol=1e-12)
     layer.eps = 1e-2  # D / (D + eps)
-    assert (layer(x) < 1).all() and (layer(x) > 0.5).all()
+    assert (layer(x) < 1).all()
+    assert (layer(x) > 0.5).all()
 
 
 def test_the_bandwidth_of_a_rectified_map_is_dead():
@@ -302,13 +306,16 @@ def test_orthogonal_directions_have_the_lengths_of_normal_ones():
         off = products - products.diag().diag()
         assert off.abs().max() < 1e-5
     lengths = random_directions(8, 20000, True, torch.Generator().manual_seed(1)).square().sum(0)
-    assert lengths.mean().item() == pytest.approx(8, rel=0.03) and lengths.var().item() == pytest.approx(16, rel=0.1)
+    assert lengths.mean().item() == pytest.approx(8, rel=0.03)
+    assert lengths.var().item() == pytest.approx(16, rel=0.1)
 
 
 def test_random_matrices_come_from_the_seed_and_are_saved():
     one, same, other = (WersaAttention(8, 2, seed=seed, tie_features=False) for seed in (3, 3, 4))
-    assert torch.equal(one.random_q, same.random_q) and torch.equal(one.random_k, same.random_k)
-    assert not torch.equal(one.random_q, other.random_q) and not torch.equal(one.random_q, one.random_k)
+    assert torch.equal(one.random_q, same.random_q)
+    assert torch.equal(one.random_k, same.random_k)
+    assert not torch.equal(one.random_q, other.random_q)
+    assert not torch.equal(one.random_q, one.random_k)
     other.load_state_dict(one.state_dict())
     x = torch.randn(2, 30, 8)
     assert torch.equal(other.eval()(x), one.eval()(x))
@@ -322,7 +329,8 @@ def test_half_precision_stays_near_single(dtype, options):
     x = torch.randn(2, 300, 8).to(dtype)
     expected = layer.double()(x.double())
     got = layer.to(dtype)(x)
-    assert got.dtype == dtype and got.isfinite().all()
+    assert got.dtype == dtype
+    assert got.isfinite().all()
     bound = {torch.bfloat16: 3e-2, torch.float16: 5e-3}[dtype]
     assert (got.double() - expected).square().mean().sqrt() < bound * expected.square().mean().sqrt()
     large = layer(100 * x)  # whose features overflow half precision
@@ -344,7 +352,8 @@ def test_nan_stays_in_its_own_sequence():
     clean = layer(x)
     x[1, 4] = float("nan")
     out = layer(x)
-    assert torch.equal(out[[0, 2]], clean[[0, 2]]) and out[1].isnan().all()
+    assert torch.equal(out[[0, 2]], clean[[0, 2]])
+    assert out[1].isnan().all()
 
 
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"preset": "softmax"}], ids=["relu", "causal", "exp"])
@@ -413,5 +422,6 @@ def test_only_a_causal_layer_streams():
 def test_presets_are_those_of_the_documentation():
     assert set(PRESETS) == {"default", "port", "softmax"}
     layer = WersaAttention(16, 2, preset="port")
-    assert layer.levels == 2 and layer.random_q.shape == layer.random_k.shape == (8, 1024)
+    assert layer.levels == 2
+    assert layer.random_q.shape == layer.random_k.shape == (8, 1024)
     assert layer.gate.align == "stretch"

@@ -46,7 +46,7 @@ def backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of q, k, v, gains, proj_q, proj_k, bandwidth; see `register_wersa`."""
     grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=normaliser.dtype) for x in (q, k, v))
-    grad_gains = torch.empty(gains.shape, dtype=normaliser.dtype)
+    grad_gains = torch.zeros(gains.shape, dtype=normaliser.dtype)
     summed: list[Tensor | None] = [None, None, None]  # of proj_q, proj_k, bandwidth
     differentiate = cpu_causal.backward if causal else cpu_bidirectional.backward
     for part, tokens in _parts(q.shape[0], q.shape[1], q.shape[2], causal):
