@@ -194,7 +194,10 @@ def random_directions(dim: int, features: int, orthogonal: bool, generator: torc
     normal = torch.randn(dim, features, generator=generator)
     if not orthogonal:
         return normal
-    blocks = [torch.linalg.qr(torch.randn(dim, dim, generator=generator)).Q for _ in range(-(-features // dim))]
+    blocks = []
+    for _ in range(-(-features // dim)):
+        directions, triangle = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
+        blocks.append(directions * triangle.diagonal().sign())  # without which they are not uniform over all directions
     return torch.cat(blocks, dim=1)[:, :features] * torch.randn(dim, features, generator=generator).norm(dim=0)
 
 

@@ -305,6 +305,8 @@ def test_orthogonal_directions_have_the_lengths_of_normal_ones():
         products = block.T @ block
         off = products - products.diag().diag()
         assert off.abs().max() < 1e-5
+    means = random_directions(8, 20000, True, torch.Generator().manual_seed(2)).mean(1)
+    assert means.abs().max() < 0.03  # no direction is preferred
     lengths = random_directions(8, 20000, True, torch.Generator().manual_seed(1)).square().sum(0)
     assert lengths.mean().item() == pytest.approx(8, rel=0.03)
     assert lengths.var().item() == pytest.approx(16, rel=0.1)
