@@ -61,11 +61,12 @@ def eighths(tensor, seed=0):
     return (torch.randint(-16, 17, tensor.shape, generator=generator) / 8).to(tensor.dtype)
 
 
-def run(tensors, options, backend="cpu"):
+def run(tensors, options, backend="cpu", weights=None):
     """out, and the gradient of a weighted sum of it in every floating input."""
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
     out = wersa_attention(**leaves, **options, backend=backend)
-    gradients = torch.autograd.grad(out, list(leaves.values()), eighths(out), materialize_grads=True)
+    weights = eighths(out) if weights is None else weights
+    gradients = torch.autograd.grad(out, list(leaves.values()), weights, materialize_grads=True)
     named = {f"grad_{name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
     return {"out": out.detach(), **named}
 
