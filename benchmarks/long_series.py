@@ -1,17 +1,20 @@
 """Train mamba, lbmamba, attention and WERSA on series of 16 k to 128 k steps; keep one JSON a run.
 
 python benchmarks/long_series.py [--lengths N ...] [--mixers NAME ...] [--seeds N ...] [--epochs N]
-        [--limit SECONDS] [--memory GIB] [--results DIR]
+        [--limit SECONDS] [--memory GIB] [--results DIR] [--timing]
 
-The task is `long_tasks.order_task`: which of two patterns of 64 steps came first. One SequenceClassifier, one budget
-and, within 2 %, as many parameters for all. Every run has a process of its own, which may take --limit seconds and
---memory GiB; one that cannot finish its epochs is kept as what it is, with the seconds an epoch would take. A run whose
-result is kept already is left out. `docs/results/long_series.py` makes the page of them.
+The task is `long_tasks.order_task`: which of two patterns of 64 steps came first; every series is a new one. One
+SequenceClassifier, one budget and, within 2 %, as many parameters for all. Every run has a process of its own, which
+may take --limit seconds and --memory GiB; one that cannot finish its epochs is kept as what it is, with the seconds an
+epoch would take. A run whose result is kept already is left out; --timing measures time and memory of kept runs again,
+in a few steps each, and leaves the rest as it is: for a machine that has nothing else to do.
+`docs/results/long_series.py` makes the page of them.
 """
 
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -31,7 +34,7 @@ MIXERS: dict[str, dict] = {
     "wersa": {"mixer": "wersa", "positions": "sinusoidal"},
 }
 NETWORK = {"d_model": 64, "depth": 2, "patch_size": 32}
-TRAIN, TEST, BATCH, RATE = 512, 256, 8, 3e-3
+TRAIN, TEST, BATCH, RATE = 128, 256, 8, 3e-3  # TRAIN: series of an epoch
 TEST_SEED = 10**6  # of the series; those of training have the run's seed
 
 
@@ -42,31 +45,25 @@ def train(mixer: str, length: int, seed: int, epochs: int, limit: float) -> dict
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.01)
     steps = epochs * TRAIN // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
-    before, start, done, losses = peak(), time.perf_counter(), 0, []
-    trained = 0.0  # seconds in steps of training
-    for epoch in range(epochs):
-        for first in range(epoch * TRAIN, (epoch + 1) * TRAIN, BATCH):  # series never seen before
-            x, label = order_task(list(range(first, first + BATCH)), length, seed)
-            clock = time.perf_counter()
-            loss = F.cross_entropy(model(x), label)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            trained, done = trained + time.perf_counter() - clock, done + 1
-            losses.append(loss.item())
-            if time.perf_counter() - start > limit:
-                break
-        print(
-            f"{mixer} {length} epoch {epoch + 1}/{epochs} loss {sum(losses[-64:]) / len(losses[-64:]):.3f}", flush=True
-        )
-        if done < (epoch + 1) * TRAIN // BATCH:
-            break
+    before, start, losses, seconds = peak(), time.perf_counter(), [], []
+    while len(losses) < steps and time.perf_counter() - start < limit:
+        first = len(losses) * BATCH
+        x, label = order_task(list(range(first, first + BATCH)), length, seed)
+        clock = time.perf_counter()
+        loss = F.cross_entropy(model(x), label)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        seconds.append(time.perf_counter() - clock)
+        losses.append(loss.item())
+        if first % TRAIN == 0:
+            print(f"{mixer}, {length} steps: epoch {first // TRAIN + 1}/{epochs}, loss {losses[-1]:.3f}", flush=True)
     result = {
-        "mixer": mixer, "length": length, "seed": seed, "epochs": epochs, "finished": done == steps,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seconds_per_epoch": trained / done * TRAIN / BATCH, "peak_bytes": peak() - before,
+        "mixer": mixer, "length": length, "seed": seed, "epochs": len(losses) * BATCH / TRAIN,
+        "finished": len(losses) == steps, "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds_per_epoch": statistics.median(seconds) * TRAIN / BATCH, "peak_bytes": peak() - before,
         "threads": torch.get_num_threads(), "machine": machine("cpu"), "network": NETWORK,
     }  # fmt: skip
     if result["finished"]:
@@ -93,11 +90,12 @@ def peak() -> int:
 def run(mixer: str, length: int, seed: int, options: argparse.Namespace) -> None:
     """A run in a process of its own; its result, or why there is none, is kept."""
     kept = options.results / f"{mixer}-{length}-seed{seed}.json"
-    if kept.exists():
+    if kept.exists() != options.timing:
         return
     command = [
         sys.executable, __file__, "--one", mixer, str(length), str(seed), "--epochs", str(options.epochs), "--limit",
         str(options.limit), "--memory", str(options.memory), "--results", str(options.results),
+        *["--timing"] * options.timing,
     ]  # fmt: skip
     done = subprocess.run(command)
     if done.returncode == 3:
@@ -109,30 +107,35 @@ def run(mixer: str, length: int, seed: int, options: argparse.Namespace) -> None
 
 def one(mixer: str, length: int, seed: int, options: argparse.Namespace) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (options.memory * 2**30,) * 2)
+    file = options.results / f"{mixer}-{length}-seed{seed}.json"
     try:
         result = train(mixer, length, seed, options.epochs, options.limit)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             sys.exit(3)
         raise
-    options.results.mkdir(parents=True, exist_ok=True)
-    file = options.results / f"{mixer}-{length}-seed{seed}.json"
+    if options.timing:
+        measured = {name: result[name] for name in ("seconds_per_epoch", "peak_bytes", "machine", "threads")}
+        result = json.loads(file.read_text()) | measured
     file.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", nargs="+", type=int, default=[2**14, 2**16, 2**17])
+    parser.add_argument("--lengths", nargs="+", type=int, default=[2**14, 2**15, 2**16, 2**17])
     parser.add_argument("--mixers", nargs="+", default=list(MIXERS), choices=MIXERS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--limit", type=float, default=900, help="seconds of a run")
     parser.add_argument("--memory", type=int, default=8, help="GiB of a run")
+    parser.add_argument("--timing", action="store_true", help="measure kept runs again, a few steps of each")
     parser.add_argument("--one", nargs=3, metavar=("MIXER", "LENGTH", "SEED"), help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "docs/results/long_series")
     options = parser.parse_args()
     if options.one:
         mixer, length, seed = options.one
+        if options.timing:
+            options.limit = min(options.limit, 20.0)
         one(mixer, int(length), int(seed), options)
         return
     options.results.mkdir(parents=True, exist_ok=True)

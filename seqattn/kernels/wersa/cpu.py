@@ -13,9 +13,9 @@ from seqattn.kernels.wersa.cpu_problem import Gradients, Problem
 from seqattn.kernels.wersa.operator import register_wersa
 
 ROWS = 4096
-"""Rows, tokens times heads times sequences, of a block."""
+"""Most rows, tokens times heads times sequences, of a block; at most half of those there are, for the memory."""
 CHUNK = 128
-"""Tokens of a causal chunk."""
+"""Most tokens of a causal chunk; at most a sixteenth of a sequence."""
 
 
 def forward(
@@ -74,9 +74,13 @@ def backward(
 
 def _parts(batch: int, heads: int, length: int, causal: bool) -> Iterator[tuple[slice, int]]:
     """The sequences to do at once, and the tokens of a block."""
-    block = min(length, CHUNK) if causal else length
-    together = max(1, ROWS // max(1, heads * block))
-    tokens = CHUNK if causal else max(1, ROWS // max(1, heads * min(batch, together)))
+    rows = min(ROWS, max(ROWS // 8, batch * heads * length // 2))
+    if causal:
+        tokens = min(CHUNK, max(CHUNK // 4, length // 16))
+        together = max(1, rows // max(1, heads * tokens))
+    else:
+        together = max(1, rows // max(1, heads * length))
+        tokens = max(1, rows // max(1, heads * min(batch, together)))
     for start in range(0, batch if heads else 0, together):
         yield slice(start, start + together), tokens
 
