@@ -13,7 +13,7 @@ from seqattn.kernels.wersa.cpu_problem import Gradients, Problem
 from seqattn.kernels.wersa.operator import register_wersa
 
 ROWS = 4096
-"""Most rows, tokens times heads times sequences, of a block; at most half of those there are, for the memory."""
+"""Most rows, tokens times heads times sequences, of a block; at most a quarter of those there are, for the memory."""
 CHUNK = 128
 """Most tokens of a causal chunk; at most a sixteenth of a sequence."""
 
@@ -74,9 +74,9 @@ def backward(
 
 def _parts(batch: int, heads: int, length: int, causal: bool) -> Iterator[tuple[slice, int]]:
     """The sequences to do at once, and the tokens of a block."""
-    rows = min(ROWS, max(ROWS // 8, batch * heads * length // 2))
+    rows = min(ROWS, max(ROWS // 8, batch * heads * length // 4))
     if causal:
-        tokens = min(CHUNK, max(CHUNK // 4, length // 16))
+        tokens = min(CHUNK, max(1, CHUNK // 4, length // 16))
         together = max(1, rows // max(1, heads * tokens))
     else:
         together = max(1, rows // max(1, heads * length))

@@ -143,7 +143,10 @@ class Gradients:
         return gradient
 
     def _before_map(self, phi: Tensor, grad: Tensor) -> Tensor:
-        return grad.mul_(phi) if self.problem.exponential else torch.ops.aten.threshold_backward(grad, phi, 0)
+        """The gradient of what goes into the map, in place."""
+        if self.problem.exponential:
+            return grad.mul_(phi)
+        return torch.ops.aten.threshold_backward.grad_input(grad, phi, 0, grad_input=grad)
 
     def _of_products(self, x: Tensor, grad: Tensor, proj: Tensor, into: Tensor | None) -> Tensor:
         gradient = grad @ proj.T
