@@ -22,7 +22,8 @@ class WaveletGate(nn.Module):
         kernel: width of the convolution, centred, or up to one's own token with `causal`.
         align: which gain a coefficient takes: of the first token it covers, their mean, or "stretch", the nearest
             token after resampling to the next power of two steps, as in the released module, which misaligns gains
-            wherever the length is not a power of two.
+            wherever the length is not a power of two. Without effect on "global" gains, and on `causal` ones, which
+            every token has for itself.
         ones: begin with gains of exactly 1 instead of 1/4.
     """
 
@@ -65,7 +66,9 @@ class WaveletGate(nn.Module):
 
     def after(self, tail: Tensor, x: Tensor) -> Tensor:
         """Causal gains of x (batch, tokens, embed_dim), which follows the `reach` rows of `tail`."""
-        return self._gains(self._convolve(torch.cat([tail, x], dim=1), stride=1))
+        # one token more than needed: a convolution may not be without output
+        rows = torch.cat([tail, x, x.new_zeros(x.shape[0], 1, x.shape[2])], dim=1)
+        return self._gains(self._convolve(rows, stride=1)[:, : x.shape[1]])
 
     @property
     def reach(self) -> int:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from seqattn.layers.wavelet_gate import Align, WaveletGate
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "levels": 4, "num_features": 128, "feature_map": "relu", "tie_features": True, "orthogonal": False,
-        "qk_act": "gelu", "gate_align": "first", "out_norm": True, "learn_bandwidth": False,
+        "qk_act": "gelu", "gate_align": "first", "out_norm": True, "learn_bandwidth": None,
     },
     "port": {
         "levels": 2, "num_features": 1024, "feature_map": "relu", "tie_features": False, "orthogonal": False,
@@ -24,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "softmax": {
         "levels": 4, "num_features": 256, "feature_map": "exp", "tie_features": True, "orthogonal": True,
-        "qk_act": "none", "gate_align": "first", "out_norm": False, "learn_bandwidth": True,
+        "qk_act": "none", "gate_align": "first", "out_norm": False, "learn_bandwidth": None,
     },
 }  # fmt: skip
 CHOICES = {
@@ -52,9 +53,11 @@ class WersaAttention(nn.Module):
             gate_dropout: see `WaveletGate`.
         causal: every token sees itself and earlier ones only.
         out_norm: LayerNorm over the channels of each head, before the output projection.
-        learn_bandwidth: train the features' bandwidth; with "relu" it has no effect, so "default" leaves it fixed.
+        learn_bandwidth: train the features' bandwidth. None: with "exp" only, for it has no effect on "relu"; "port"
+            trains it all the same.
         eps: added to the normaliser of "relu".
-        seed: of the random matrices, which are saved with the weights and not trained.
+        seed: of the random matrices, drawn in float32, saved with the weights and not trained. They follow `to(dtype)`;
+            in half precision they are rounded once, and the arithmetic on them stays in float32.
 
     Raises:
         SeqattnError: an option is out of range or unknown, or gate="global" is asked for with causal.
@@ -85,7 +88,8 @@ class WersaAttention(nn.Module):
                 'WersaAttention: gate="global" averages the whole sequence, the future too, so it cannot be causal: '
                 'use gate="token"'
             )
-        self.num_heads, self.causal, self.eps = num_heads, causal, eps
+        self.embed_dim, self.num_heads, self.causal, self.eps = embed_dim, num_heads, causal, eps
+        self.warned = False  # of levels beyond the length
         self.levels, self.feature_map, self.qk_act = options["levels"], options["feature_map"], options["qk_act"]
         head_dim, exponential = embed_dim // num_heads, self.feature_map == "exp"
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
@@ -97,16 +101,16 @@ class WersaAttention(nn.Module):
         self.out_norm = nn.LayerNorm(head_dim) if options["out_norm"] else None
         # bandwidth = softplus(raw) + 0.1; head_dim^(1/4) is the scale 1/√head_dim of softmax attention
         raw = torch.tensor(math.log(math.expm1(head_dim**0.25 - 0.1)) if exponential else 0.0)
-        if options["learn_bandwidth"]:
+        if exponential if options["learn_bandwidth"] is None else options["learn_bandwidth"]:
             self.raw_bandwidth = nn.Parameter(raw)
             self.raw_bandwidth._no_weight_decay = True  # type: ignore[attr-defined]
         else:
             self.register_buffer("raw_bandwidth", raw)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         scale = 1.0 if exponential else head_dim**-0.5
         for name, wanted in (("random_q", True), ("random_k", not options["tie_features"])):
             drawn = random_directions(head_dim, options["num_features"], options["orthogonal"], generator) * scale
-            self.register_buffer(name, drawn if wanted else None)
+            self.register_buffer(name, drawn.to(self.q_proj.weight) if wanted else None)
 
     def forward(
         self, x: Tensor, valid_mask: Tensor | None = None, *, lengths: Tensor | None = None, reverse: bool = False
@@ -117,10 +121,11 @@ class WersaAttention(nn.Module):
         one of both is given. reverse: run causal attention from every sequence's end to its beginning.
 
         Raises:
-            ValueError: both are given, or padding stands before or between valid tokens.
+            ValueError: a shape does not fit, both are given, or padding stands before or between valid tokens.
         """
+        self._check_input(x)
         if valid_mask is not None:
-            lengths = _lengths_of(valid_mask, lengths)
+            lengths = _lengths_of(valid_mask, lengths, x.shape[:2])
         self._warn_of_levels(x.shape[1])
         order = _reversed(lengths, x) if reverse and self.causal else None
         x = x if order is None else x.gather(1, order.expand_as(x))
@@ -145,14 +150,20 @@ class WersaAttention(nn.Module):
             what `forward` gives at these tokens, in the shape of x, and the new state.
 
         Raises:
-            SeqattnError: the layer is not causal.
+            SeqattnError: the layer is not causal. ValueError: x or state does not fit.
         """
         if not self.causal:
             raise SeqattnError("WersaAttention: only a causal layer can stream: build it with causal=True")
         tokens = x[:, None] if x.ndim == 2 else x
+        self._check_input(tokens)
         tail = tokens.new_zeros(tokens.shape[0], self.gate.reach, tokens.shape[2])
         before = None
         if state is not None:
+            if state["tail"].shape != tail.shape:
+                raise ValueError(
+                    f"WersaAttention: state is of rows {tuple(state['tail'].shape)}: they must be {tuple(tail.shape)} "
+                    "beside this input"
+                )
             tail, before = state["tail"], {name: tensor for name, tensor in state.items() if name != "tail"}
         q, k, v = self._heads(tokens)
         heads, after = wersa_attention_step(
@@ -160,7 +171,8 @@ class WersaAttention(nn.Module):
             feature_map=self.feature_map, bandwidth=self.bandwidth, eps=self.eps,
         )  # fmt: skip
         out = self._joined(heads)
-        after["tail"] = torch.cat([tail, tokens], dim=1)[:, tokens.shape[1] :]
+        # a copy: a view would keep all tokens in memory, and in a saved file
+        after["tail"] = torch.cat([tail, tokens], dim=1)[:, tokens.shape[1] :].clone()
         return out[:, 0] if x.ndim == 2 else out, after
 
     @property
@@ -180,8 +192,15 @@ class WersaAttention(nn.Module):
         rows = heads.transpose(1, 2)  # (batch, length, heads, head_dim)
         return self.out_proj((rows if self.out_norm is None else self.out_norm(rows)).flatten(2))
 
+    def _check_input(self, x: Tensor) -> None:
+        if x.ndim != 3 or x.shape[-1] != self.embed_dim:
+            raise ValueError(
+                f"WersaAttention: x has shape {tuple(x.shape)}: it must be (batch, length, {self.embed_dim})"
+            )
+
     def _warn_of_levels(self, length: int) -> None:
-        if not torch.compiler.is_compiling() and 2**self.levels > 4 * length > 0:
+        if not torch.compiler.is_compiling() and not self.warned and 2**self.levels > 4 * length > 0:
+            self.warned = True
             warnings.warn(
                 f"WersaAttention: {self.levels} levels span {2**self.levels} tokens, the input has {length}: the "
                 "coarsest levels only scale the mean; use fewer",
@@ -191,14 +210,15 @@ class WersaAttention(nn.Module):
 
 def random_directions(dim: int, features: int, orthogonal: bool, generator: torch.Generator) -> Tensor:
     """(dim, features) of standard normal entries; orthogonal: columns of such lengths, orthogonal in blocks of dim."""
-    normal = torch.randn(dim, features, generator=generator)
+    draw = partial(torch.randn, generator=generator, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
+    normal = draw(dim, features)
     if not orthogonal:
         return normal
     blocks = []
     for _ in range(-(-features // dim)):
-        directions, triangle = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
+        directions, triangle = torch.linalg.qr(draw(dim, dim))
         blocks.append(directions * triangle.diagonal().sign())  # without which they are not uniform over all directions
-    return torch.cat(blocks, dim=1)[:, :features] * torch.randn(dim, features, generator=generator).norm(dim=0)
+    return torch.cat(blocks, dim=1)[:, :features] * draw(dim, features).norm(dim=0)
 
 
 def _options(preset: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -222,13 +242,13 @@ def _check(options: dict[str, Any]) -> None:
         )
 
 
-def _lengths_of(valid_mask: Tensor, lengths: Tensor | None) -> Tensor:
+def _lengths_of(valid_mask: Tensor, lengths: Tensor | None, shape: torch.Size) -> Tensor:
     if lengths is not None:
         raise ValueError("WersaAttention: valid_mask and lengths are given: give one of them")
-    if valid_mask.ndim != 2 or valid_mask.dtype != torch.bool:
+    if valid_mask.shape != shape or valid_mask.dtype != torch.bool:
         raise ValueError(
             f"WersaAttention: valid_mask is {valid_mask.dtype} of shape {tuple(valid_mask.shape)}: it must be "
-            "(batch, length) booleans"
+            f"{tuple(shape)} booleans"
         )
     lengths = valid_mask.sum(1)
     # reading the mask back cannot be traced

@@ -33,7 +33,7 @@ class Mixer(NamedTuple):
 
 def _wersa(d_model: int, heads: int = 4, **options: Any) -> WersaAttention:
     # every layer has a random matrix of its own, from torch's seed
-    return WersaAttention(d_model, heads, seed=int(torch.randint(2**31, ())), **options)
+    return WersaAttention(d_model, heads, seed=int(torch.randint(2**31, (), device="cpu")), **options)
 
 
 MIXERS = {

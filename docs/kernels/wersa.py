@@ -1,0 +1,104 @@
+"""Write the measured part of wersa.md: python docs/kernels/wersa.py [--check].
+
+python benchmarks/wersa.py --json benchmarks/results/wersa-cpu.json --figure docs/kernels/figures/wersa.png
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PAGE = HERE / "wersa.md"
+RESULTS = HERE.parents[1] / "benchmarks" / "results"
+START, END = "<!-- measured -->\n", "<!-- end of measured -->\n"
+PARTS = ("forward", "forward + backward")
+
+
+def cost(entry: dict, part: str, name: str, heads: int) -> str:
+    """Nanoseconds per token and head, or what one call would take."""
+    if name in entry["seconds"][part]:
+        return f"{entry['seconds'][part][name] / entry['length'] / heads * 1e9:,.0f}"
+    expected = entry["expected"][f"{part}: {name}"]
+    return f"not run ({expected:,.0f} s a call)"
+
+
+def time_table(report: dict, part: str) -> list[str]:
+    names = list(report["lengths"][0]["seconds"][part])
+    lines = ["| tokens | " + " | ".join(names) + " |", "|" + "---|" * (1 + len(names))]
+    for entry in report["lengths"]:
+        cells = [f"{entry['length']:,}", *(cost(entry, part, name, report["heads"]) for name in names)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def memory_table(report: dict) -> list[str]:
+    names = list(report["lengths"][0]["seconds"]["forward"])
+    lines = ["| tokens | " + " | ".join(names) + " |", "|" + "---|" * (1 + len(names))]
+    for entry in report["lengths"]:
+        ratios = (entry["peak_bytes"].get(name) for name in names)
+        cells = ["–" if bytes_ is None else f"{bytes_ / entry['given_bytes']:.1f}" for bytes_ in ratios]
+        lines.append(f"| {entry['length']:,} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def limit_table(limits: dict) -> list[str]:
+    lines = [
+        "| to its limit, or between queries | " + " | ".join(f"m = {count:,}" for count in limits["features"]) + " |",
+        "|" + "---|" * (1 + len(limits["features"])),
+    ]
+    for name, values in limits["rows"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
+    return lines
+
+
+def measured() -> str:
+    report = json.loads((RESULTS / "wersa-cpu.json").read_text())
+    lines = [
+        f"{report['machine']}, float32, one sequence, {report['heads']} heads of {report['dim']} channels, "
+        f"{report['features']} features, {report['levels']} levels;",
+        "medians of runs taken in turns; output and gradients of the plain form compared first.",
+        "",
+    ]
+    for part in PARTS:
+        lines += [f"Nanoseconds per token and head, {part}:", "", *time_table(report, part), ""]
+    lines += ["Peak memory of forward + backward beside the inputs, by the bytes of q, k, v and out:", ""]
+    lines += [*memory_table(report), ""]
+    for name, value in report["slopes"].items():
+        lines.append(f"- {name}: time ~ length^{value:.3f} from 4,096 tokens on.")
+    for part, value in report["break_even"].items():
+        lines.append(
+            f"- {part}: faster than scaled_dot_product_attention from {value:,} tokens on, of the lengths above."
+        )
+    lines += ["", "| bar | reached | |", "|---|---|---|"]
+    for bar in report["bars"]:
+        lines.append(f"| {bar['bar']} | {bar['value']:.2f} | {'met' if bar['met'] else '**missed**'} |")
+    lines += [
+        "",
+        "Mean total-variation distance of attention weights, 128 tokens of 64 channels of standard deviation σ, gains 1:",
+        "",
+        *limit_table(report["limits"]),
+        "",
+        "![time, memory and limits](figures/wersa.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The page with its measured part renewed."""
+    text = PAGE.read_text()
+    before, after = text.index(START) + len(START), text.index(END)
+    return text[:before] + measured() + text[after:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="fail if wersa.md is not what would be written")
+    if parser.parse_args().check:
+        sys.exit(PAGE.read_text() != page())
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()
