@@ -161,8 +161,8 @@ class WersaAttention(nn.Module):
         if state is not None:
             if state["tail"].shape != tail.shape:
                 raise ValueError(
-                    f"WersaAttention: state is of rows {tuple(state['tail'].shape)}: they must be {tuple(tail.shape)} "
-                    "beside this input"
+                    f"WersaAttention: tail of the state has shape {tuple(state['tail'].shape)}: it must be "
+                    f"{tuple(tail.shape)} beside this input"
                 )
             tail, before = state["tail"], {name: tensor for name, tensor in state.items() if name != "tail"}
         q, k, v = self._heads(tokens)
