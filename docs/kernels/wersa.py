@@ -75,7 +75,7 @@ def measured() -> str:
         lines.append(f"| {bar['bar']} | {bar['value']:.2f} | {'met' if bar['met'] else '**missed**'} |")
     lines += [
         "",
-        "Mean total-variation distance of attention weights, 128 tokens of 64 channels of standard deviation σ, gains 1:",
+        "Mean total-variation distance of attention weights, 128 tokens, 64 channels of standard deviation σ, gains 1:",
         "",
         *limit_table(report["limits"]),
         "",

@@ -53,8 +53,8 @@ def causal_kernel(
     nu = tl.load(p_entry_nu + i_entry).to(ACC)
     proj_grad = tl.zeros((BD, BM), ACC)
     i_out = i_m.to(tl.int64) * rows_count + i_row
-    tiles = tl.cdiv(tl.minimum(part, length - i_p * part), BT)
-    for tile in range(tiles):
+    tiles, tile = tl.cdiv(tl.minimum(part, length - i_p * part), BT), 0
+    while tile < tiles:
         o_t = i_p * part + (tiles - 1 - tile if REVERSE else tile) * BT + tl.arange(0, BT)
         m_t = o_t < end
         own = load_tile(p_own, i_row, o_t, length, dim, BD)
@@ -96,6 +96,7 @@ def causal_kernel(
             read = read * tl.exp(tl.where(m_t, tile_nu - leaving, 0.0))[:, None]
         state += tl.dot(tl.trans(read).to(KIND), rows, input_precision="ieee", out_dtype=ACC)
         total += tl.sum(read * last[:, None], 0)
+        tile += 1
     if PROJ:
         o_d, o_m = tl.arange(0, BD), i_m * BM + tl.arange(0, BM)
         mask = (o_d < dim)[:, None] & (o_m < features)[None, :]

@@ -86,10 +86,12 @@ def maximum_kernel(
     i_row, o_t = tl.program_id(0).to(tl.int64), tl.program_id(1) * BT + tl.arange(0, BT)
     x = load_tile(p_x, i_row, o_t, length, dim, BD)
     largest = tl.full((BT,), float("-inf"), ACC)
-    for i_m in range(tl.cdiv(features, BM)):
+    i_m = 0
+    while i_m * BM < features:
         proj = load_proj(p_proj, i_m, dim, features, BD, BM)
         products = products_of(x, proj, i_m, features, p_b, log_count, True, NORM, ACC, BM)
         largest = tl.maximum(largest, tl.max(products, 1))
+        i_m += 1
     tl.store(p_out + i_row * length + o_t, largest, mask=o_t < length)
 
 
@@ -104,7 +106,8 @@ def sum_kernel(
     end = tl.load(p_ends + i_row // heads).to(tl.int32)
     proj = load_proj(p_proj, i_m, dim, features, BD, BM)
     block, total = tl.zeros((BM, BV), ACC), tl.zeros((BM,), ACC)
-    for start in range(i_p * part, tl.minimum((i_p + 1) * part, end), BT):
+    start, stop = i_p * part, tl.minimum((i_p + 1) * part, end)
+    while start < stop:
         o_t = start + tl.arange(0, BT)
         m_t = o_t < end
         x = load_tile(p_x, i_row, o_t, length, dim, BD)
@@ -114,6 +117,7 @@ def sum_kernel(
         last = tl.load(p_last + i_row * length + o_t, mask=m_t, other=0).to(ACC)
         block += tl.dot(tl.trans(phi).to(KIND), rows, input_precision="ieee", out_dtype=ACC)
         total += tl.sum(phi * last[:, None], 0)
+        start += BT
     i_out = i_p.to(tl.int64) * tl.num_programs(0) + i_row
     store_sums(p_out, i_out, i_m, block, total, features, values, BM, BV)
 
@@ -129,12 +133,14 @@ def read_kernel(
     m_t = o_t < tl.load(p_ends + i_row // heads).to(tl.int32)
     x, ref = load_tile(p_x, i_row, o_t, length, dim, BD), load_ref(p_ref, i_row, o_t, m_t, length, EXP, ACC)
     rows, last = tl.zeros((BT, BV), ACC), tl.zeros((BT,), ACC)
-    for i_m in range(tl.cdiv(features, BM)):
+    i_m = 0
+    while i_m * BM < features:
         proj = load_proj(p_proj, i_m, dim, features, BD, BM)
         phi = features_of(x, proj, ref, m_t, i_m, features, p_b, log_count, EXP, NORM, ACC, BM)
         block, total = load_sums(p_sums, i_row, i_m, features, values, ACC, BM, BV)
         rows += tl.dot(phi.to(KIND), block.to(KIND), input_precision="ieee", out_dtype=ACC)
         last += tl.sum(phi * total[None, :], 1)
+        i_m += 1
     store_rows(p_rows, p_last, i_row, o_t, rows, last, length, values, BV)
 
 
@@ -183,7 +189,8 @@ def gradient_kernel(
     rows = load_tile(p_rows, i_row, o_t, length, values, BV).to(KIND)
     last = tl.load(p_last + i_row * length + o_t, mask=m_t, other=0).to(ACC)
     grad, of_norms = tl.zeros((BT, BD), ACC), tl.zeros((BT,), ACC)
-    for i_m in range(tl.cdiv(features, BM)):
+    i_m = 0
+    while i_m * BM < features:
         proj = load_proj(p_proj, i_m, dim, features, BD, BM)
         phi = features_of(x, proj, ref, m_t, i_m, features, p_b, log_count, EXP, NORM, ACC, BM)
         block, total = load_sums(p_sums, i_row, i_m, features, values, ACC, BM, BV)
@@ -191,6 +198,7 @@ def gradient_kernel(
         before = before_map(phi, of_phi + last[:, None] * total[None, :], EXP)
         grad += tl.dot(before.to(KIND), tl.trans(proj).to(KIND), input_precision="ieee", out_dtype=ACC)
         of_norms += tl.sum(before, 1)
+        i_m += 1
     store_gradient(p_grad, p_band, i_row, o_t, x, grad, of_norms, length, dim, p_b, EXP, NORM, ACC, BD)
 
 
@@ -205,8 +213,8 @@ def proj_kernel(
     end = tl.load(p_ends + i_row // heads).to(tl.int32)
     proj = load_proj(p_proj, i_m, dim, features, BD, BM)
     block, total = load_sums(p_sums, i_row, i_m, features, values, ACC, BM, BV)
-    out = tl.zeros((BD, BM), ACC)
-    for start in range(0, end, BT):
+    out, start = tl.zeros((BD, BM), ACC), 0
+    while start < end:
         o_t = start + tl.arange(0, BT)
         m_t = o_t < end
         x, ref = load_tile(p_x, i_row, o_t, length, dim, BD), load_ref(p_ref, i_row, o_t, m_t, length, EXP, ACC)
@@ -216,6 +224,7 @@ def proj_kernel(
         of_phi = tl.dot(rows, tl.trans(block).to(KIND), input_precision="ieee", out_dtype=ACC)
         before = before_map(phi, of_phi + last[:, None] * total[None, :], EXP)
         out += tl.dot(tl.trans(x).to(KIND), before.to(KIND), input_precision="ieee", out_dtype=ACC)
+        start += BT
     o_d, o_m = tl.arange(0, BD), i_m * BM + tl.arange(0, BM)
     mask = (o_d < dim)[:, None] & (o_m < features)[None, :]
     tl.store(p_out + (i_row * dim + o_d[:, None]) * features + o_m[None, :], out, mask=mask)

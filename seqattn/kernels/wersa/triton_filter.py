@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seqattn.kernels.wersa.haar import haar_transform
 from seqattn.kernels.wersa.reference import filter_tokens
 
 TOKENS = 64
@@ -50,8 +51,8 @@ def band_matrix(
     previous = load_gain(p_gains, i_b, o_t, length, bands, 0, 2, CAUSAL).to(ACC)
     matrix = tl.where(o_t[:, None] == o_s[None, :], previous[:, None], 0.0).to(ACC)
     for level in tl.static_range(1, LEVELS + 1):
-        block: tl.constexpr = 2**level
-        coarser: tl.constexpr = 2 ** (level + 1) if level < LEVELS else 2**level
+        block = 2**level
+        coarser = 2 * block if level < LEVELS else block
         gain = load_gain(p_gains, i_b, o_t, length, bands, level, coarser, CAUSAL).to(ACC)
         share = ((gain - previous) / block)[:, None]
         matrix += tl.where(member(o_t, o_s, block, CAUSAL), share, 0.0).to(ACC)
@@ -97,7 +98,7 @@ def gain_kernel(
     place = p_out + (i_row * length + o_t) * (LEVELS + 1)
     finer = x
     for level in tl.static_range(1, LEVELS + 1):
-        block: tl.constexpr = 2**level
+        block = 2**level
         own = tl.where(member(o_t, o_t, block, CAUSAL), 1.0 / block, 0.0).to(ACC)
         mean = tl.dot(own, x, input_precision="ieee", out_dtype=ACC)
         if CAUSAL:
@@ -120,10 +121,7 @@ def filtered(x: Tensor, gains: Tensor, causal: bool) -> Tensor:
 def filter_gradient(grad: Tensor, x: Tensor, gains: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
     """The gradients of x, in the dtype of gains, and of gains from that of the filtered x, contiguous."""
     if 2 ** (gains.shape[2] - 1) > TOKENS:
-        with torch.enable_grad():
-            leaves = x.detach().to(gains.dtype).requires_grad_(), gains.detach().requires_grad_()
-            of_x, of_gains = torch.autograd.grad(filter_tokens(*leaves, causal), leaves, grad.to(gains.dtype))
-        return of_x.contiguous(), of_gains
+        return _gradient_in_pytorch(grad.to(gains.dtype), x.to(gains.dtype), gains, causal)
     out = torch.empty_like(x, dtype=gains.dtype)
     _launch(filter_kernel, x, gains, causal, grad, gains, out, x.shape[1], *x.shape[2:], ADJOINT=True)
     products = gains.new_empty(*x.shape[:3], gains.shape[2])
@@ -151,3 +149,30 @@ def _to_first_tokens(products: Tensor) -> Tensor:
         padded = torch.nn.functional.pad(products[..., band], (0, -length % block))
         out[:, ::block, band] = padded.unflatten(1, (-1, block)).sum(-1)
     return out
+
+
+def _gradient_in_pytorch(grad: Tensor, x: Tensor, gains: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    """`filter_gradient` for blocks that outgrow a tile."""
+    of_gains, levels = torch.zeros_like(gains), gains.shape[2] - 1
+    if not causal:
+        for band, pair in enumerate(zip(haar_transform(x, levels), haar_transform(grad, levels), strict=True)):
+            of_gains[:, :: 2 ** min(band + 1, levels), band] = (pair[0] * pair[1]).sum((1, 3))
+        return filter_tokens(grad, gains, causal).contiguous(), of_gains
+    mean = x
+    for level in range(levels):
+        finer, mean = mean, (mean + _shifted(mean, 2**level)) / 2
+        of_gains[..., level] = ((finer - mean) * grad).sum((1, 3))
+    of_gains[..., levels] = (mean * grad).sum((1, 3))
+    shares = torch.diff(gains, dim=2, prepend=torch.zeros_like(gains[..., :1]))[:, None, ..., None]
+    of_mean = shares[..., levels, :] * grad
+    for level in range(levels - 1, -1, -1):
+        of_mean = (of_mean + _shifted(of_mean, -(2**level))) / 2 + shares[..., level, :] * grad
+    return of_mean.contiguous(), of_gains
+
+
+def _shifted(x: Tensor, steps: int) -> Tensor:
+    """x, `steps` tokens later, or earlier where that is negative, with zeros for what comes in."""
+    length = x.shape[2]
+    steps = max(-length, min(length, steps))
+    kept = x[:, :, : length - steps] if steps > 0 else x[:, :, -steps:]
+    return torch.nn.functional.pad(kept, (0, 0, max(0, steps), max(0, -steps)))

@@ -23,7 +23,7 @@ def load(path):
 cases = load(Path(__file__).with_name("cases.py"))
 Case = cases.Case
 
-# run with tiles of 16 tokens, blocks of 16 features and parts of 32 tokens
+# run with tiles of 16 tokens, blocks of 16 features, parts of 32 tokens; the interpreter multiplies no bfloat16 tiles
 SMALL = {"dim": 3, "value_dim": 5, "features": 9, "levels": 2, "heads": 1}
 RAGGED = {"batch": 3, "lengths": (40, 0, 21)}
 CASES = {
@@ -34,17 +34,19 @@ CASES = {
     "two-blocks-of-features": (Case(**SMALL | {"features": 21, "levels": 4}, length=37), torch.float64),
     "ragged-untied-global": (Case(**SMALL, **RAGGED, length=40, tied=False, gates="global"), torch.float64),
     "levels-beyond-a-tile": (Case(**SMALL | {"levels": 7}, length=37), torch.float64),
+    "levels-beyond-a-tile-causal": (Case(**SMALL | {"levels": 7}, length=37, causal=True), torch.float64),
     "exp": (Case(**SMALL | {"features": 21}, length=37, feature_map="exp"), torch.float64),
     "exp-ragged-untied": (Case(**SMALL, **RAGGED, length=40, feature_map="exp", tied=False), torch.float64),
     "causal": (Case(**SMALL | {"features": 21}, length=70, causal=True), torch.float64),
     "causal-ragged-untied": (Case(**SMALL, **RAGGED, length=40, causal=True, tied=False), torch.float64),
-    "causal-exp": (Case(**SMALL | {"features": 21, "levels": 4}, length=70, causal=True, feature_map="exp"), torch.float64),
+    "causal-exp": (
+        Case(**SMALL | {"features": 21, "levels": 4}, length=70, causal=True, feature_map="exp"), torch.float64,
+    ),
     "causal-exp-ragged": (Case(**SMALL, **RAGGED, length=40, causal=True, feature_map="exp"), torch.float64),
     "float32": (Case(**SMALL | {"features": 16}, length=40), torch.float32),
     "float32-causal-exp": (Case(**SMALL, length=40, causal=True, feature_map="exp"), torch.float32),
-    "bfloat16": (Case(**SMALL | {"features": 32}, length=40), torch.bfloat16),
-    "bfloat16-causal": (Case(**SMALL | {"features": 32}, length=40, causal=True), torch.bfloat16),
     "float16": (Case(**SMALL | {"features": 32}, length=40), torch.float16),
+    "float16-causal": (Case(**SMALL | {"features": 32}, length=40, causal=True), torch.float16),
 }  # fmt: skip
 
 
@@ -63,7 +65,7 @@ def errors(case, dtype, device="cpu", twice=False):
     given = {name: tensor.to(device) for name, tensor in tensors.items()}
     options = options | {"lengths": None if options["lengths"] is None else options["lengths"].to(device)}
     got = cases.run(given, options, "triton")
-    largest = max((expected["grad_v"].abs().max().item(), 1e-12)) if expected["grad_v"].numel() else 1.0
+    largest = expected["grad_v"].abs().max().item() if expected["grad_v"].numel() else 1.0
     found = {}
     for name, theirs in expected.items():
         floor = 1e-3 * largest if "grad" in name else 0.0
