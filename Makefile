@@ -37,6 +37,7 @@ gpu: $(STAMP)
 	$(BIN)/python -m pytest -q -k gpu -m ""
 	$(BIN)/python benchmarks/mptsnet.py --device cuda --json benchmarks/results
 	$(BIN)/python benchmarks/selective_scan.py --device cuda --json benchmarks/results
+	$(BIN)/python benchmarks/wersa.py --device cuda --json benchmarks/results
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -6,8 +6,8 @@ python benchmarks/wersa.py [--threads 2] [--repeats 5] [--lengths N ...] [--devi
 One sequence, 4 heads of 64 channels, 128 features, 4 levels. Peers: scaled_dot_product_attention, Performer features
 and WERSA itself in plain PyTorch, which keep their features; on a GPU flash-linear-attention's linear attention where
 it is installed. A peer that would take longer than --patience seconds or more memory than --memory GiB is not run, and
-beyond 64 k tokens a third of the repeats is enough. Prints nanoseconds per token and head, the slope of time against length, where WERSA overtakes quadratic attention,
-and peak memory by the bytes of q, k, v and out.
+beyond 64 k tokens a third of the repeats is enough. Prints nanoseconds per token and head, the slope of time against
+length, where WERSA overtakes quadratic attention, and peak memory by the bytes of q, k, v and out.
 """
 
 import argparse

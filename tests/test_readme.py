@@ -45,7 +45,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/kernels/selective_scan.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/kernels/selective_scan.md", "docs/kernels/wersa.md"])
 def test_the_python_of_the_pages_runs(page: str) -> None:
     blocks = PYTHON.findall((ROOT / page).read_text(encoding="utf-8"))
     assert blocks

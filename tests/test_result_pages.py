@@ -9,9 +9,13 @@ import pytest
 PAGES = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize(
-    "script", ["results/classification.py", "results/mixers.py", "results/mptsnet.py", "kernels/selective_scan.py"]
-)
+SCRIPTS = [
+    "results/classification.py", "results/mixers.py", "results/mptsnet.py", "results/long_series.py",
+    "kernels/selective_scan.py", "kernels/wersa.py",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_pages_are_generated(script: str) -> None:
     done = subprocess.run([sys.executable, PAGES / script, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"run {script} again\n{done.stderr}"
