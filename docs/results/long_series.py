@@ -31,7 +31,7 @@ def accuracy_cell(results: list[dict[str, Any]]) -> str:
         return f"{statistics.fmean(found):.1f}"
     if "out_of_memory" in results[0]:
         return f"out of {results[0]['out_of_memory']} GiB of memory"
-    return f"stopped after {results[0]['epochs']:.1f} epochs"
+    return f"stopped after {results[0]['epochs']:.1f} epochs, {results[0]['limit']:.0f} s"
 
 
 def seconds_cell(results: list[dict[str, Any]]) -> str:
@@ -62,6 +62,7 @@ def page(runs: Runs) -> str:
     complete = next(result for result in results if "network" in result)
     network = ", ".join(f"{name} {value}" for name, value in complete["network"].items())
     seeds = ", ".join(sorted({str(result["seed"]) for result in results}))
+    machines = "; ".join(sorted({result["machine"] for result in results if "machine" in result}))
     epochs = max(result.get("epochs", 0) for result in results)
     lines = [
         "# Long series: which of two patterns came first",
@@ -71,7 +72,7 @@ def page(runs: Runs) -> str:
         "every 512 steps on average, at random places; half of them are of one kind and the later half of the other,",
         "so that only their order tells the class. Every training series is a new one; accuracy is on 256 held-out",
         f"series. One `SequenceClassifier` ({network}), one budget ({epochs:.0f} epochs of 128 series, AdamW), and",
-        f"about as many parameters. Seeds: {seeds}. Times and memory: {complete['machine']}.",
+        f"about as many parameters. Seeds: {seeds}. Times and memory: {machines}.",
         "",
         "## Accuracy in %",
         "",
@@ -89,7 +90,7 @@ def page(runs: Runs) -> str:
         "",
         *table(runs, parameters_cell),
         "",
-        "![seconds and memory against length](figures/long_series.png)",
+        "![accuracy, seconds and memory against length](figures/long_series.png)",
         "",
     ]
     if NOTES.exists():
@@ -100,22 +101,20 @@ def page(runs: Runs) -> str:
 def draw(runs: Runs) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    time, memory = figure.subplots(1, 2)
-    for name, label in MIXERS.items():
-        for axes, key, unit in ((time, "seconds_per_epoch", 1), (memory, "peak_bytes", 2**20)):
-            points = [
-                (length, statistics.median(result[key] / unit for result in mixers[name] if key in result))
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    shown = (("accuracy", 1 / 100, "accuracy, %"), ("seconds_per_epoch", 1, "s an epoch"), ("peak_bytes", 2**20, "MiB"))
+    for axes, (key, unit, label) in zip(figure.subplots(1, 3), shown, strict=True):
+        for name, title in MIXERS.items():
+            found = {
+                length: [result[key] / unit for result in mixers.get(name, []) if key in result]
                 for length, mixers in runs.items()
-                if any(key in result for result in mixers.get(name, []))
-            ]
+            }
+            points = [(length, statistics.fmean(values)) for length, values in found.items() if values]
             if points:
-                axes.loglog(*zip(*points, strict=True), marker="o", label=label)
-    time.set(xlabel="steps", ylabel="s an epoch")
-    memory.set(xlabel="steps", ylabel="peak MiB")
-    for axes in (time, memory):
-        axes.legend(fontsize=8)
+                axes.plot(*zip(*points, strict=True), marker="o", label=title)
+        axes.set(xlabel="steps", ylabel=label, xscale="log", yscale="linear" if key == "accuracy" else "log")
         axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     figure.savefig(FIGURE, dpi=110)
 
 
