@@ -62,7 +62,8 @@ def train(mixer: str, length: int, seed: int, epochs: int, limit: float) -> dict
             print(f"{mixer}, {length} steps: epoch {first // TRAIN + 1}/{epochs}, loss {losses[-1]:.3f}", flush=True)
     result = {
         "mixer": mixer, "length": length, "seed": seed, "epochs": len(losses) * BATCH / TRAIN,
-        "finished": len(losses) == steps, "limit": limit, "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "finished": len(losses) == steps, "limit": limit,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds_per_epoch": statistics.median(seconds) * TRAIN / BATCH, "peak_bytes": peak() - before,
         "threads": torch.get_num_threads(), "machine": machine("cpu"), "network": NETWORK,
     }  # fmt: skip
