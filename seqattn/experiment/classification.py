@@ -113,9 +113,23 @@ def _data_module(config: ClassificationConfig, folds: int, fold: int | None) -> 
 
 
 def _number_of_folds(config: ClassificationConfig, data: UEADataModule) -> int:
+    """1 for a single split and for protocol paper; SeqattnError where another option would go unused."""
+    folds = config.data.folds
     if config.protocol == "paper":
+        if folds not in ("auto", 1):
+            raise SeqattnError(
+                f"data.folds is {folds}, but protocol paper trains on all of TRAIN and selects on TEST: "
+                "set data.folds=auto, or protocol=holdout"
+            )
         return 1
-    return suggested_folds(data.train_set) if config.data.folds == "auto" else config.data.folds
+    if folds == "auto":
+        folds = suggested_folds(data.train_set)
+    if folds > 1 and config.trainer.patience is not None:
+        raise SeqattnError(
+            f"trainer.patience is {config.trainer.patience}, but {folds} folds each train to the end to compare "
+            "epochs: set trainer.patience=null, or data.folds=1 for a single split"
+        )
+    return folds
 
 
 def _fit(
@@ -124,9 +138,8 @@ def _fit(
 ) -> Rows:  # fmt: skip
     """One fit, resumed from folder/last.ckpt where it exists; returns its table, one row an epoch."""
     if epochs is not None:  # the schedule, too, ends there
-        config = _with_trainer(config, max_epochs=epochs, patience=None)
-    elif folds > 1:  # every fold trains to the end: the epochs are compared across folds
-        config = _with_trainer(config, patience=None)
+        trainer_config = config.trainer.model_copy(update={"max_epochs": epochs})
+        config = config.model_copy(update={"trainer": trainer_config})
     data = _data_module(config, folds, fold)
     data.setup()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -140,10 +153,6 @@ def _fit(
     last = folder / "last.ckpt"
     fit(trainer, module, data, run, last if last.is_file() else None)
     return read_table(table)
-
-
-def _with_trainer(config: ClassificationConfig, **changes: Any) -> ClassificationConfig:
-    return config.model_copy(update={"trainer": config.trainer.model_copy(update=changes)})
 
 
 def _cross_validate(config: ClassificationConfig, run: RunDirectory, folds: int) -> tuple[Rows, int]:

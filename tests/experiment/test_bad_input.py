@@ -105,6 +105,14 @@ BAD_OPTIONS = {
     "heads": ("--set model.d_model=18", ["heads"]),
     "folds": ("--set data.folds=41", ["too few for 41 folds"]),
     "patience": ("--set trainer.patience=0", ["trainer.patience = 0 on the command line"]),
+    "patience with folds": (
+        "--set trainer.patience=20",
+        ["trainer.patience is 20, but 4 folds", "set trainer.patience=null, or data.folds=1"],
+    ),
+    "folds of the paper protocol": (
+        "--protocol paper --set data.folds=3",
+        ["data.folds is 3, but protocol paper", "set data.folds=auto, or protocol=holdout"],
+    ),
     "GPU": ("--accelerator gpu", ["this machine has no CUDA device", "--accelerator cpu"]),
     "half precision": ("--precision 16-mixed --accelerator cpu", ["needs a GPU"]),
     "resume": ("--resume .", [". is not a run directory", "config.yaml"]),

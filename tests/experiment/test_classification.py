@@ -171,6 +171,17 @@ def test_normalisation_and_periods_come_from_the_training_part_alone(holdout: Pa
     assert (module.hparams["mean"], module.hparams["std"]) == data.statistics()
 
 
+def test_patience_ends_a_single_split_as_soon_as_the_validation_score_has_stood_still(train, tmp_path) -> None:
+    options = ["data.folds=1", "trainer.max_epochs=40", "trainer.patience=2"]
+    done = train("Equal", tmp_path / "run", *(word for option in options for word in ("--set", option)))
+    assert done.code == 0, done
+    scores = [float(row["val_score"]) for row in table(tmp_path / "run" / "metrics.csv")]
+    best = scores.index(max(scores)) + 1
+    assert len(scores) == best + 2 < 40
+    results = results_of(tmp_path / "run")
+    assert (results["best_epoch"], results["epochs"]) == (best, best + 2)
+
+
 def test_folds_choose_the_number_of_epochs_and_then_all_of_train_trains(folds: Path) -> None:
     results = results_of(folds)
     assert results["protocol"] == "holdout"
