@@ -1,6 +1,6 @@
-"""Train Mamba, LBMamba, attention and WERSA on the UEA sets of a data folder with one budget; keep each results.json.
+"""Train Mamba, LBMamba, attention and WERSA on sets of the archive with one budget; keep each results.json.
 
-python benchmarks/sequence_mixers.py --data-dir DIR [--seeds 0 1 2] [--datasets NAME ...] [--mixers NAME ...]
+python benchmarks/sequence_mixers.py [--data-dir DIR] [--seeds 0 1 2] [--datasets NAME ...] [--mixers NAME ...]
         [--set KEY=VALUE] [--runs DIR] [--results DIR]
 
 Protocol holdout; depth, width, optimizer, epochs and data are the same for all, and so are the parameters within 2 %.
@@ -34,12 +34,13 @@ DATASETS: dict[str, list[str]] = {
     "ArticularyWordRecognition": [],
     "PenDigits": ["data.batch_size=128", "trainer.max_epochs=20"],
     "StandWalkJump": ["model.patch_size=8"],
+    "ACSF1": ["model.patch_size=8"],
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--data-dir", help="default: where `seqattn train` looks, sktime's sets included")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS))
     parser.add_argument("--mixers", nargs="+", default=list(MIXERS), choices=MIXERS)
@@ -51,7 +52,8 @@ def main() -> None:
         for dataset in options.datasets:
             for mixer in options.mixers:
                 config, overrides = MIXERS[mixer]
-                arguments = ["--config", config, "--dataset", dataset, "--data-dir", options.data_dir]
+                arguments = ["--config", config, "--dataset", dataset]
+                arguments += ["--data-dir", options.data_dir] if options.data_dir else []
                 kept = options.results / f"{mixer}-{dataset}-seed{seed}.json"
                 overrides = [*overrides, *DATASETS.get(dataset, []), *options.overrides]
                 train([*arguments, "--seed", str(seed)], overrides, options.runs, kept)
