@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
@@ -61,6 +62,24 @@ def table(config: str, runs: Runs, published: dict[str, Any]) -> list[str]:
     return lines + [row(dataset, config, runs, published["datasets"][dataset]) for dataset in datasets]
 
 
+def shortfalls(config: str, runs: Runs, published: dict[str, Any]) -> list[str]:
+    """The sets 3 points or more below the published figure under `paper`, beside that figure's standard error."""
+    lines = []
+    for name, dataset, protocol in sorted(runs):
+        if (name, protocol) != (config, "paper"):
+            continue
+        figures = published["datasets"][dataset]
+        share, cases = figures["mptsnet"] / 100, figures["test_cases"]
+        points = 100 * (statistics.fmean(run["test"]["accuracy"] for run in runs[name, dataset, protocol]) - share)
+        if round(points, 1) <= -3:
+            error = 100 * math.sqrt(share * (1 - share) / cases)
+            lines.append(
+                f"- {dataset}: {points:+.1f} points, {abs(points) * cases / 100:.1f} of {cases} test cases; the standard "
+                f"error of the published figure over {cases} cases is {error:.1f} points."
+            )
+    return ["3 points or more below the published figure under `paper`:", "", *(lines or ["- none."]), ""]
+
+
 def ablations(published: dict[str, Any]) -> list[str]:
     """The runs that change one thing, beside the unchanged one."""
     files = sorted((HERE / "classification" / "ablations").glob("*.json"))
@@ -104,6 +123,7 @@ def page() -> str:
     ]
     for config in sorted({config for config, _, _ in runs}):
         lines += [f"## Configuration `{config}`", "", *table(config, runs, published), ""]
+        lines += shortfalls(config, runs, published)
     return "\n".join([*lines, *ablations(published), notes, ""])
 
 
