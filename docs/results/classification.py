@@ -74,8 +74,8 @@ def shortfalls(config: str, runs: Runs, published: dict[str, Any]) -> list[str]:
         if round(points, 1) <= -3:
             error = 100 * math.sqrt(share * (1 - share) / cases)
             lines.append(
-                f"- {dataset}: {points:+.1f} points, {abs(points) * cases / 100:.1f} of {cases} test cases; the published "
-                f"figure has a standard error of {error:.1f} points over {cases} cases."
+                f"- {dataset}: {points:+.1f} points, {abs(points) * cases / 100:.1f} of {cases} test cases; "
+                f"the published figure has a standard error of {error:.1f} points over {cases} cases."
             )
     return ["3 points or more below the published figure under `paper`:", "", *(lines or ["- none."]), ""]
 
