@@ -218,6 +218,20 @@ def test_paper_reports_the_best_test_epoch_and_says_so(paper: Path) -> None:
     assert results["last_epoch_accuracy"] == pytest.approx(accuracies[-1])
 
 
+def test_one_channel_in_arff_files_trains_and_is_predicted(train, command, new_toy, tmp_path) -> None:
+    attributes = [f"@attribute step{step} numeric" for step in range(16)]
+    header = ["@relation Toy", *attributes, f"@attribute target {{{','.join(new_toy.classes)}}}", "@data"]
+    for split, seed in (("TRAIN", 7), ("TEST", 8)):
+        lines = [line.replace(":", ",") for line in new_toy.lines(18, seed, channels=1)]
+        (new_toy.folder / f"Toy_{split}.arff").write_text("\n".join([*header, *lines]) + "\n")
+    run, output = tmp_path / "run", tmp_path / "p.csv"
+    done = train("Toy", run, "--set", "data.folds=1", data_dir=new_toy.folder)
+    assert done.code == 0, done
+    assert load_module(RunDirectory(run)).network.in_channels == 1
+    assert command("predict", "classification", run, new_toy.folder / "Toy_TEST.arff", "-o", output).code == 0
+    assert output.read_bytes() == (run / "predictions.csv").read_bytes()
+
+
 def test_a_second_run_never_overwrites_and_a_finished_one_does_not_resume(folds: Path, train, command) -> None:
     before = {name: (folds / name).read_bytes() for name in files_of(folds)}
     done = train("Small", folds, "--set", "trainer.max_epochs=1", "--set", "data.folds=2")
