@@ -28,12 +28,12 @@ def performer_exp(q: Tensor, k: Tensor, v: Tensor, proj: Tensor) -> Tensor:
     for x, over in ((q, (-1,)), (k, (-2, -1))):
         logs = x * scale @ proj - (x * scale).square().sum(-1, keepdim=True) / 2
         features.append(torch.exp(logs - logs.amax(over, keepdim=True).detach()))
-    return _attend(*features, v)
+    return _attend(*features, v, eps=0.0)
 
 
-def _attend(phi_q: Tensor, phi_k: Tensor, v: Tensor) -> Tensor:
+def _attend(phi_q: Tensor, phi_k: Tensor, v: Tensor, eps: float = 1e-6) -> Tensor:
     weights = phi_q @ phi_k.sum(-2)[..., None]
-    return phi_q @ (phi_k.transpose(-1, -2) @ v) / (weights + 1e-6)
+    return phi_q @ (phi_k.transpose(-1, -2) @ v) / (weights + eps)
 
 
 def _filtered(x: Tensor, gains: Tensor, levels: int) -> Tensor:

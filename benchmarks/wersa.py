@@ -14,7 +14,9 @@ import argparse
 import importlib.util
 import math
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -22,14 +24,18 @@ from measuring import interleaved_medians, machine, peak_bytes, write_report
 from plain_wersa import performer_exp, performer_relu, plain_wersa
 from torch import Tensor
 from torch.nn import functional as F
+from wersa_limits import limits
 
 from seqattn.kernels import wersa_attention
 from seqattn.layers.wersa import random_directions
 
 HEADS, DIM, FEATURES, LEVELS = 4, 64, 128, 4
 OURS, CAUSAL, QUADRATIC = "WERSA", "WERSA, causal", "scaled_dot_product_attention"
+KINDS = {"cpu": torch.float32, "cuda": torch.bfloat16}
+CHECKED, TOLERANCE = 1024, 1e-4
 LENGTHS = [2**k for k in range(10, 21, 2)]
 LEVEL_FROM = 2**12  # from this length on, cost per token must be constant
+PROBE = 1024  # tokens from which the seconds of longer sequences are expected
 LONG = 2**16  # beyond, a third of the repeats
 CONSTANT_BAR, MEMORY_BAR = 0.10, 3.0
 BREAK_EVEN_BAR = {"cpu": 2**12, "cuda": 2**14}
@@ -37,20 +43,16 @@ PLAIN_BYTES = 40  # features of a token and head that a plain forward + backward
 Attention = Callable[..., Tensor]
 
 
-def inputs(length: int, device: str) -> list[Tensor]:
+def inputs(length: int, device: str, kind: torch.dtype) -> list[Tensor]:
     """q, k, v, gains."""
     generator = torch.Generator().manual_seed(0)
-    kind = torch.float32 if device == "cpu" else torch.bfloat16
     shapes = [(1, HEADS, length, DIM)] * 3 + [(1, length, LEVELS + 1)]
     return [torch.randn(shape, generator=generator).to(device, kind).requires_grad_() for shape in shapes]
 
 
-def contestants(device: str) -> dict[str, Attention]:
+def contestants(device: str, kind: torch.dtype) -> dict[str, Attention]:
     """Functions of q, k, v, gains."""
-    generator = torch.Generator().manual_seed(1)
-    kind = torch.float32 if device == "cpu" else torch.bfloat16
-    normal = random_directions(DIM, FEATURES, orthogonal=False, generator=generator).to(device, kind)
-    proj = normal / math.sqrt(DIM)
+    normal, proj = directions(device, kind)
     found = {
         OURS: partial(_ours, proj=proj),
         CAUSAL: partial(_ours, proj=proj, causal=True),
@@ -64,8 +66,15 @@ def contestants(device: str) -> dict[str, Attention]:
     return found
 
 
-def _ours(q: Tensor, k: Tensor, v: Tensor, gains: Tensor, proj: Tensor, causal: bool = False) -> Tensor:
-    return wersa_attention(q, k, v, gains, proj, levels=LEVELS, causal=causal)
+def directions(device: str, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Random directions of standard normal entries, and the same scaled as the layer scales them for ReLU."""
+    generator = torch.Generator().manual_seed(1)
+    normal = random_directions(DIM, FEATURES, orthogonal=False, generator=generator).to(device, kind)
+    return normal, normal / math.sqrt(DIM)
+
+
+def _ours(q: Tensor, k: Tensor, v: Tensor, gains: Tensor, proj: Tensor, **options) -> Tensor:
+    return wersa_attention(q, k, v, gains, proj, levels=LEVELS, **options)
 
 
 def _fla(q: Tensor, k: Tensor, v: Tensor, gains: Tensor) -> Tensor:
@@ -75,17 +84,31 @@ def _fla(q: Tensor, k: Tensor, v: Tensor, gains: Tensor) -> Tensor:
 
 
 def check_equal(device: str) -> None:
-    """Output and gradients of plain WERSA agree with ours, or there is nothing to time."""
-    arguments, found = inputs(1024, device), contestants(device)
-    weight = torch.rand_like(arguments[0])
-    ours, plain = (
-        [out.detach(), *torch.autograd.grad((out * weight).sum(), arguments)]
-        for out in (found[name](*arguments) for name in (OURS, "plain WERSA"))
-    )
-    for got, expected in zip(ours, plain, strict=True):
-        error = ((got - expected).abs().max() / expected.abs().max()).item()
-        if not error < (1e-4 if device == "cpu" else 3e-2):
-            raise SystemExit(f"plain WERSA differs from ours by {error:.1e} of the largest entry: nothing to time")
+    """Output and gradients of all that compute the same agree, in float32, or there is nothing to time.
+
+    Without a filter, all gains 1, ours must be what the Performers are; the causal form, the reference's.
+    """
+    q, k, v, gains = inputs(CHECKED, device, torch.float32)
+    found, ones = contestants(device, torch.float32), torch.ones_like(gains)
+    normal, proj = directions(device, torch.float32)
+    exponential = partial(_ours, proj=normal, feature_map="exp", bandwidth=q.new_tensor(DIM**0.25))
+    pairs = {
+        "plain WERSA": (found[OURS], found["plain WERSA"], gains),
+        "Performer, relu": (found[OURS], found["Performer, relu"], ones),
+        "Performer, exp": (exponential, found["Performer, exp"], ones),
+        "the causal reference": (found[CAUSAL], partial(_ours, proj=proj, causal=True, backend="reference"), gains),
+    }
+    weight = torch.rand_like(q)
+    for name, (ours, other, filtered) in pairs.items():
+        wanted = [tensor for tensor in (q, k, v, filtered) if tensor.requires_grad]
+        results = []
+        for attention in (ours, other):
+            out = attention(q, k, v, filtered)
+            results.append([out.detach(), *torch.autograd.grad((out * weight).sum(), wanted)])
+        for got, expected in zip(*results, strict=True):
+            error = ((got - expected).abs().max() / expected.abs().max()).item()
+            if not error < TOLERANCE:
+                raise SystemExit(f"{name} differs from ours by {error:.1e} of the largest entry: nothing to time")
 
 
 def train(attention: Attention, arguments: list[Tensor]) -> None:
@@ -99,35 +122,56 @@ def infer(attention: Attention, arguments: list[Tensor]) -> None:
 
 def measure(device: str, lengths: list[int], repeats: int, patience: float, memory: float) -> list[dict]:
     """One entry a length: seconds of every contestant and part, expected ones where not run, and peak bytes."""
-    found, entries = contestants(device), []
+    kind = KINDS[device]
+    found, entries = contestants(device, kind), []
+    last = {  # part: contestant: the longest sequence that was run, and its seconds
+        part: {name: (PROBE, seconds) for name, seconds in interleaved_medians(runs, 1).items()}
+        for part, runs in _runs(found, inputs(PROBE, device, kind)).items()
+    }
     for length in lengths:
-        arguments, entry = inputs(length, device), {"length": length, "seconds": {}, "expected": {}, "peak_bytes": {}}
-        for part, run in (("forward", infer), ("forward + backward", train)):
-            runs = {}
-            for name, attention in found.items():
-                expected = _expected(entries, part, name, length)
+        arguments, entry = inputs(length, device, kind), {"length": length, "seconds": {}, "expected": {}}
+        fewer = repeats if length <= LONG else max(1, repeats // 3)
+        for part, runs in _runs(found, arguments).items():
+            for name in list(runs):
+                expected = _expected(name, length, *last[part][name])
                 keeps_features = "plain" in name or "Performer" in name
                 too_long = expected > patience and name not in (OURS, CAUSAL)
                 if too_long or (keeps_features and _plain_gib(length) > memory):
                     entry["expected"][f"{part}: {name}"] = expected
-                else:
-                    runs[name] = partial(run, attention, arguments)
-            fewer = repeats if length <= LONG else max(1, repeats // 3)
+                    del runs[name]
             entry["seconds"][part] = interleaved_medians(runs, fewer)
-        entry["peak_bytes"] = {name: peak_bytes(run, device) for name, run in runs.items()}  # of forward + backward
+            last[part] |= {name: (length, seconds) for name, seconds in entry["seconds"][part].items()}
+        entry["peak_bytes"] = {name: peak_of(name, length, device) for name in entry["seconds"]["forward + backward"]}
         entry["given_bytes"] = 4 * arguments[0].nbytes  # q, k, v, out
         entries.append(entry)
         print_entry(entry)
     return entries
 
 
-def _expected(entries: list[dict], part: str, name: str, length: int) -> float:
-    """Seconds at a length, from the length before it."""
-    if not entries:
-        return 0.0
-    last, growth = entries[-1], length / entries[-1]["length"]
-    known = last["seconds"][part].get(name, last["expected"].get(f"{part}: {name}", 0.0))
-    return known * (growth**2 if name == QUADRATIC else growth)
+def _runs(found: dict[str, Attention], arguments: list[Tensor]) -> dict[str, dict[str, Callable[[], None]]]:
+    return {
+        part: {name: partial(run, attention, arguments) for name, attention in found.items()}
+        for part, run in (("forward", infer), ("forward + backward", train))
+    }
+
+
+def _expected(name: str, length: int, known_length: int, seconds: float) -> float:
+    """Seconds at a length, from those at another."""
+    growth = length / known_length
+    return seconds * (growth**2 if name == QUADRATIC else growth)
+
+
+def peak_of(name: str, length: int, device: str) -> int:
+    """Peak bytes of a contestant's forward + backward, in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_peak, name, length, device, torch.get_num_threads()).result()
+
+
+def _peak(name: str, length: int, device: str, threads: int) -> int:
+    torch.set_num_threads(threads)
+    kind = KINDS[device]
+    attention, arguments = contestants(device, kind)[name], inputs(length, device, kind)
+    return peak_bytes(partial(train, attention, arguments), device)
 
 
 def _plain_gib(length: int) -> float:
@@ -150,91 +194,44 @@ def summary(entries: list[dict], device: str) -> dict:
             if len(rows) > 1:
                 result["slopes"][f"{part}: {name}"] = slope(*(list(column) for column in zip(*rows, strict=True)))
                 costs = [seconds / length for length, seconds in rows]
-                # how far the cost of a token rises above that at the shortest length
-                worst = max(costs) / costs[0] - 1
-                result["bars"].append(
-                    _bar(
-                        f"{part}: {name}, cost per token from {rows[0][0]:,} tokens on rises <= 10 %",
-                        worst,
-                        CONSTANT_BAR,
-                    )
-                )
-        faster = [
-            e["length"] for e in entries
-            if e["seconds"][part].get(QUADRATIC, math.inf) > e["seconds"][part][OURS]
-        ]  # fmt: skip
-        result["break_even"][part] = min(faster, default=None)
-        at = next((e for e in entries if e["length"] == BREAK_EVEN_BAR[device]), None)
-        if at is not None:
-            ratio = at["seconds"][part][OURS] / at["seconds"][part][QUADRATIC]
-            result["bars"].append(
-                _bar(f"{part}: time at {at['length']:,} tokens by that of {QUADRATIC} < 1", ratio, 1.0)
-            )
+                change = max((cost / costs[0] - 1 for cost in costs), key=abs)
+                text = f"{part}: {name}, cost per token within 10 % of that at {rows[0][0]:,} tokens"
+                result["bars"].append(_bar(text, change, CONSTANT_BAR))
+        ratios = {e["length"]: e["seconds"][part][OURS] / e["seconds"][part].get(QUADRATIC, math.inf) for e in entries}
+        result["break_even"][part] = break_even(ratios)
+        if ratios.get(at := BREAK_EVEN_BAR[device]):  # 0 where quadratic attention was not run
+            text = f"{part}: time at {at:,} tokens by that of {QUADRATIC} < 1"
+            result["bars"].append(_bar(text, ratios[at], 1.0))
     for name in (OURS, CAUSAL):
         worst = max(e["peak_bytes"][name] / e["given_bytes"] for e in entries)
         result["bars"].append(_bar(f"{name}: peak memory by the bytes of q, k, v, out <= 3", worst, MEMORY_BAR))
     return result
 
 
+def break_even(ratios: dict[int, float]) -> int | None:
+    """The least length from which on every ratio of times is below 1."""
+    slower = max((length for length, ratio in ratios.items() if ratio >= 1), default=0)
+    return min((length for length in ratios if length > slower), default=None)
+
+
 def _bar(text: str, value: float, most: float) -> dict:
-    return {"bar": text, "value": value, "met": value <= most}
-
-
-def limits(counts: tuple[int, ...] = (64, 256, 1024, 4096, 16384)) -> dict:
-    """Mean total-variation distance of attention weights to their limit, by features; 128 tokens of 64 channels."""
-    generator, length, kind = torch.Generator().manual_seed(0), 128, torch.float64
-    rows: dict[str, list[float]] = {}
-    for spread in (0.25, 1.0):
-        q, k = (spread * torch.randn(1, 1, length, DIM, generator=generator, dtype=kind) for _ in range(2))
-        scores = (q @ k.transpose(-1, -2) / math.sqrt(DIM))[0, 0]
-        cosine = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-1, -2))[0, 0].clamp(-1, 1)
-        angle, norms = cosine.acos(), k.norm(dim=-1)[0]
-        arc = norms * (angle.sin() + (math.pi - angle) * cosine)
-        targets = {
-            "softmax preset to softmax": scores.softmax(-1),
-            "default to arc-cosine": arc / arc.sum(-1, keepdim=True),
-            "port to the mean weighted by |k|": (norms / norms.sum()).expand(length, length),
-        }
-        for count in counts:
-            for name, target in targets.items():
-                weights = _weights(q, k, name, count, generator)
-                rows.setdefault(f"{name}, σ = {spread}", []).append(_distance(weights, target))
-                if name != "softmax preset to softmax":
-                    of = f"spread between queries, {name.split()[0]}, σ = {spread}"
-                    rows.setdefault(of, []).append(_distance(weights, weights.mean(0)))
-    return {"features": list(counts), "rows": rows}
-
-
-def _weights(q: Tensor, k: Tensor, name: str, count: int, generator: torch.Generator) -> Tensor:
-    length = q.shape[2]
-    exponential = name.startswith("softmax")
-    draws = [random_directions(DIM, count, exponential, generator).to(q.dtype) for _ in range(2)]
-    scale = 1.0 if exponential else DIM**-0.5
-    proj_k = draws[1] * scale if name.startswith("port") else None
-    bandwidth = torch.tensor(DIM**0.25, dtype=q.dtype) if exponential else None
-    values, gains = torch.eye(length, dtype=q.dtype)[None, None], torch.ones(1, LEVELS + 1, dtype=q.dtype)
-    return wersa_attention(
-        q, k, values, gains, draws[0] * scale, proj_k, levels=LEVELS, feature_map="exp" if exponential else "relu",
-        bandwidth=bandwidth, eps=0.0,
-    )[0, 0]  # fmt: skip
-
-
-def _distance(weights: Tensor, target: Tensor) -> float:
-    return ((weights - target).abs().sum(-1) / 2).mean().item()
+    return {"bar": text, "value": value, "met": abs(value) <= most}
 
 
 def print_entry(entry: dict) -> None:
-    print(f"\n{entry['length']:,} tokens, {HEADS} heads")
-    print(f"  {'':30s}{'forward':>12s}{'forward + backward':>22s}   ns per token and head{'peak memory':>16s}")
+    print(f"\n{entry['length']:,} tokens, {HEADS} heads: ns per token and head, peak bytes by those of q, k, v, out")
+    print(f"  {'':28s}{'forward':>26s}{'forward + backward':>26s}{'peak memory':>14s}")
     names = dict.fromkeys([*entry["seconds"]["forward"], *(key.split(": ")[1] for key in entry["expected"])])
     for name in names:
-        cells = [f"  {name:30s}"]
-        for part, width in (("forward", 12), ("forward + backward", 22)):
-            seconds = entry["seconds"][part].get(name)
-            text = "not run" if seconds is None else f"{seconds / entry['length'] / HEADS * 1e9:.0f}"
-            cells.append(f"{text:>{width}s}")
+        cells = [f"  {name:28s}"]
+        for part, seconds in entry["seconds"].items():
+            if name in seconds:
+                text = f"{seconds[name] / entry['length'] / HEADS * 1e9:.0f}"
+            else:
+                text = f"not run: {entry['expected'][f'{part}: {name}']:.0f} s expected"
+            cells.append(f"{text:>26s}")
         if name in entry["peak_bytes"]:
-            cells.append(f"{entry['peak_bytes'][name] / entry['given_bytes']:37.1f}x")
+            cells.append(f"{entry['peak_bytes'][name] / entry['given_bytes']:13.1f}x")
         print("".join(cells), flush=True)
 
 
@@ -260,9 +257,10 @@ def draw(report: dict, file: Path) -> None:
     memory.axhline(MEMORY_BAR, color="grey", linestyle=":", label="bar")
     memory.set(xlabel="tokens", ylabel="peak bytes / bytes of q, k, v, out", title="peak memory, forward + backward")
     for name, values in report.get("limits", {"rows": {}})["rows"].items():
-        if not name.startswith("spread"):
-            nearing.loglog(report["limits"]["features"], values, marker="o", label=name)
-    nearing.set(xlabel="features", ylabel="mean total variation", title="distance of the weights to their limit")
+        to_its_limit = not name.startswith(("between", "uniform"))
+        style = {"marker": "o"} if to_its_limit else {"linestyle": "--"}
+        nearing.loglog(report["limits"]["features"], values, **style, label=name)
+    nearing.set(xlabel="features", ylabel="mean total variation", title="distances of the weights", ylim=(2e-4, 1))
     for axes in (forward, both, memory, nearing):
         axes.legend(fontsize=7)
         axes.grid(alpha=0.3)
