@@ -1,15 +1,14 @@
 """What users call: the arguments are checked here, once for every backend."""
 
 import sys
-from importlib import import_module
-from typing import Literal, overload
+from typing import Literal, NoReturn, overload
 
 import torch
 from torch import Tensor
 
+from seqattn.kernels.arguments import check_float, check_kind, check_lengths, check_shape, load_backend
 from seqattn.kernels.backend import resolve_backend
 
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 IMPLEMENTATIONS = {
     "reference": ("seqattn.kernels.selective_scan.reference", "selective_scan_reference"),
     "cpu": ("seqattn.kernels.selective_scan.cpu", "selective_scan_cpu"),
@@ -77,7 +76,7 @@ def selective_scan(
     groups = max(B.shape[2], C.shape[2])
     B, C = B.expand(-1, -1, groups, -1), C.expand(-1, -1, groups, -1)
     module, function = IMPLEMENTATIONS[resolve_backend(backend, u.device.type, tuple(IMPLEMENTATIONS))]
-    _load(module)
+    load_backend(module)
     scan = getattr(sys.modules[module], function)
     out, last, *_ = scan(u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, delta_softplus, window, reverse)
     return (out, last) if return_last_state else out
@@ -122,35 +121,24 @@ def selective_scan_step(
     return (out.squeeze(1) if one else out), state
 
 
-def _load(module: str) -> bool:
-    """Import a backend at its first use."""
-    import_module(module)
-    return True
-
-
-# torch.compile then calls it while tracing
-_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 def _check_arguments(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, initial_state: Tensor | None, lengths: Tensor | None, window: int,
 ) -> None:  # fmt: skip
     if u.ndim != 3:
         _fail(f"u has shape {tuple(u.shape)}: it must be (batch, length, channels)")
-    if u.dtype not in FLOATS:
-        _fail(f"u is {u.dtype}: it must be float64, float32, bfloat16 or float16")
+    check_float("u", u, _fail)
     if A.ndim != 2 or A.shape[0] != u.shape[2] or A.shape[1] < 1:
         _fail(f"A has shape {tuple(A.shape)}: it must be (channels, state) with {u.shape[2]} channels, as u has")
     batch, length, channels = u.shape
     state = A.shape[1]
-    _check_shape("delta", delta, (batch, length, channels))
+    check_shape("delta", delta, (batch, length, channels), "u and A", _fail)
     for name, tensor in (("B", B), ("C", C)):
         if tensor.ndim not in (3, 4):
             _fail(f"{name} has shape {tuple(tensor.shape)}: it must be (batch, length, [groups,] state)")
         if tensor.ndim == 4 and (tensor.shape[2] < 1 or channels % tensor.shape[2]):
             _fail(f"{name} has {tensor.shape[2]} groups, which do not divide {channels} channels")
-        _check_shape(name, tensor, (batch, length, *tensor.shape[2:-1], state))
+        check_shape(name, tensor, (batch, length, *tensor.shape[2:-1], state), "u and A", _fail)
     groups = {tensor.shape[2] if tensor.ndim == 4 else 1 for tensor in (B, C)}
     if len(groups - {1}) > 1:
         _fail(f"B has shape {tuple(B.shape)}, C {tuple(C.shape)}: they must have the same number of groups, or one")
@@ -159,45 +147,18 @@ def _check_arguments(
         ("initial_state", initial_state, (batch, channels, state)),
     ):  # fmt: skip
         if optional is not None:
-            _check_shape(name, optional, shape)
+            check_shape(name, optional, shape, "u and A", _fail)
     for name, optional in (
         ("delta", delta), ("A", A), ("B", B), ("C", C), ("D", D), ("z", z), ("delta_bias", delta_bias),
         ("initial_state", initial_state),
     ):  # fmt: skip
         if optional is not None:
-            _check_kind(name, optional, u)
+            check_kind(name, optional, "u", u, name in ("delta", "z"), _fail)
     if isinstance(window, bool) or not isinstance(window, int | torch.SymInt) or window < 1:
         _fail(f"window is {window}: it must be an integer of at least 1")
     if lengths is not None:
-        _check_lengths(lengths, u)
+        check_lengths(lengths, "u", u, u.shape[1], _fail)
 
 
-def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tensor.shape != shape:
-        _fail(f"{name} has shape {tuple(tensor.shape)}: it must be {tuple(shape)} to go with u and A")
-
-
-def _check_kind(name: str, tensor: Tensor, u: Tensor) -> None:
-    if tensor.device != u.device:
-        _fail(f"{name} is on {tensor.device}, u on {u.device}: move them to one device")
-    like_u = name in ("delta", "z")
-    allowed = {u.dtype} if like_u else {u.dtype, torch.promote_types(u.dtype, torch.float32)}
-    if tensor.dtype not in allowed:
-        expected = " or ".join(sorted(str(dtype) for dtype in allowed))
-        _fail(f"{name} is {tensor.dtype}, u {u.dtype}: {name} must be {expected}")
-
-
-def _check_lengths(lengths: Tensor, u: Tensor) -> None:
-    if lengths.shape != u.shape[:1] or lengths.dtype not in (torch.int64, torch.int32):
-        _fail(f"lengths is {lengths.dtype} of shape {tuple(lengths.shape)}: it must be ({u.shape[0]},) integers")
-    if lengths.device != u.device:
-        _fail(f"lengths is on {lengths.device}, u on {u.device}: move them to one device")
-    # reading values back would stall a GPU and cannot be traced: there the kernels clamp
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > u.shape[1]:
-            _fail(f"lengths go from {low} to {high}: they must lie in [0, {u.shape[1]}], the length of u")
-
-
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     raise ValueError(f"selective_scan: {message}")

@@ -1,15 +1,15 @@
 """What users call: the arguments are checked here, once for every backend."""
 
 import sys
-from importlib import import_module
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from seqattn.kernels.arguments import check_float, check_kind, check_lengths, check_shape, load_backend
 from seqattn.kernels.backend import resolve_backend
 from seqattn.kernels.wersa.step import wersa_step
 
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 FEATURE_MAPS = ("relu", "exp")
 IMPLEMENTATIONS = {
     "reference": ("seqattn.kernels.wersa.reference", "wersa_attention_reference"),
@@ -62,9 +62,9 @@ def wersa_attention(
     """
     _check_arguments(q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, causal)
     if lengths is not None:
-        _check_lengths(lengths, q)
+        check_lengths(lengths, "q", q, q.shape[2], _fail)
     module, function = IMPLEMENTATIONS[resolve_backend(backend, q.device.type, tuple(IMPLEMENTATIONS))]
-    _load(module)
+    load_backend(module)
     attend = getattr(sys.modules[module], function)
     with torch.autocast(q.device.type, enabled=False):  # which would compute products of float32 in half precision
         out, *_ = attend(q, k, v, gains, proj_q, proj_k, bandwidth, lengths, levels, feature_map, causal, float(eps))
@@ -92,30 +92,19 @@ def wersa_attention_step(
         return wersa_step(state, q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, float(eps))
 
 
-def _load(module: str) -> bool:
-    """Import a backend at its first use."""
-    import_module(module)
-    return True
-
-
-# torch.compile then calls it while tracing
-_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 def _check_arguments(
     q: Tensor, k: Tensor, v: Tensor, gains: Tensor, proj_q: Tensor, proj_k: Tensor | None, bandwidth: Tensor | None,
     levels: int, feature_map: str, causal: bool,
 ) -> None:  # fmt: skip
     if q.ndim != 4:
         _fail(f"q has shape {tuple(q.shape)}: it must be (batch, heads, length, dim)")
-    if q.dtype not in FLOATS:
-        _fail(f"q is {q.dtype}: it must be float64, float32, bfloat16 or float16")
+    check_float("q", q, _fail)
     if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
         _fail(f"levels is {levels}: it must be an integer of at least 1")
     if feature_map not in FEATURE_MAPS:
         _fail(f"feature_map is {feature_map!r}: it must be one of {', '.join(FEATURE_MAPS)}")
     batch, _, length, dim = q.shape
-    _check_shape("k", k, q.shape)
+    check_shape("k", k, q.shape, "q and levels", _fail)
     if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
         _fail(f"v has shape {tuple(v.shape)}: it must be {(*q.shape[:3], 'value_dim')} to go with q")
     if causal and gains.ndim == 2:
@@ -123,46 +112,21 @@ def _check_arguments(
             f"gains has shape {tuple(gains.shape)}: gains of a whole sequence depend on its future, so causal needs "
             f"one per token, {(batch, length, levels + 1)}"
         )
-    _check_shape("gains", gains, (batch, levels + 1) if gains.ndim == 2 else (batch, length, levels + 1))
+    check_shape(
+        "gains", gains, (batch, levels + 1) if gains.ndim == 2 else (batch, length, levels + 1), "q and levels", _fail
+    )
     if proj_q.ndim != 2 or proj_q.shape[0] != dim or proj_q.shape[1] < 1:
         _fail(f"proj_q has shape {tuple(proj_q.shape)}: it must be ({dim}, features) with at least 1 feature")
     if proj_k is not None:
-        _check_shape("proj_k", proj_k, proj_q.shape)
+        check_shape("proj_k", proj_k, proj_q.shape, "q and levels", _fail)
     if bandwidth is not None:
-        _check_shape("bandwidth", bandwidth, ())
+        check_shape("bandwidth", bandwidth, (), "q and levels", _fail)
     for name, tensor in (
         ("k", k), ("v", v), ("gains", gains), ("proj_q", proj_q), ("proj_k", proj_k), ("bandwidth", bandwidth)
     ):  # fmt: skip
         if tensor is not None:
-            _check_kind(name, tensor, q)
+            check_kind(name, tensor, "q", q, name in ("k", "v"), _fail)
 
 
-def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tensor.shape != shape:
-        _fail(f"{name} has shape {tuple(tensor.shape)}: it must be {tuple(shape)} to go with q and levels")
-
-
-def _check_kind(name: str, tensor: Tensor, q: Tensor) -> None:
-    if tensor.device != q.device:
-        _fail(f"{name} is on {tensor.device}, q on {q.device}: move them to one device")
-    like_q = name in ("k", "v")
-    allowed = {q.dtype} if like_q else {q.dtype, torch.promote_types(q.dtype, torch.float32)}
-    if tensor.dtype not in allowed:
-        expected = " or ".join(sorted(str(dtype) for dtype in allowed))
-        _fail(f"{name} is {tensor.dtype}, q {q.dtype}: {name} must be {expected}")
-
-
-def _check_lengths(lengths: Tensor, q: Tensor) -> None:
-    if lengths.shape != q.shape[:1] or lengths.dtype not in (torch.int64, torch.int32):
-        _fail(f"lengths is {lengths.dtype} of shape {tuple(lengths.shape)}: it must be ({q.shape[0]},) integers")
-    if lengths.device != q.device:
-        _fail(f"lengths is on {lengths.device}, q on {q.device}: move them to one device")
-    # reading values back would stall a GPU and cannot be traced: there the kernels clamp
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > q.shape[2]:
-            _fail(f"lengths go from {low} to {high}: they must lie in [0, {q.shape[2]}], the length of q")
-
-
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     raise ValueError(f"wersa_attention: {message}")
