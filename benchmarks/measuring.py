@@ -77,6 +77,14 @@ def _status(field: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
+def slope(lengths: list[int], values: list[float], least: int = 0) -> float:
+    """Least-squares slope of log(value) against log(length), over lengths of at least `least`."""
+    points = [point for point in zip(lengths, values, strict=True) if point[0] >= least]
+    x, y = (torch.tensor(column, dtype=torch.float64).log() for column in zip(*points, strict=True))
+    x, y = x - x.mean(), y - y.mean()
+    return ((x * y).sum() / (x * x).sum()).item()
+
+
 def write_report(report: dict, file: Path, benchmark: str) -> None:
     """Write JSON to a file, or, given a folder, under the benchmark's name into the file of the machine there."""
     if not file.suffix:

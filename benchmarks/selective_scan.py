@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from measuring import interleaved_medians, machine, peak_bytes, synchronize, write_report
+from measuring import interleaved_medians, machine, peak_bytes, slope, synchronize, write_report
 from plain_selective_scan import (
     mamba_ssm_scan,
     mambapy_pscan,
@@ -45,6 +45,7 @@ BARS = {
 WINDOW_BAR = 1.25  # most time of the windowed scan, by the plain one's
 MEMORY_BAR = 6  # most bytes of forward + backward, by those of u, delta, B and C
 SLOW_LENGTH = 512
+FROM = 2**14  # slopes: before, fixed costs count
 LENGTHS = {"cpu": [2**k for k in range(10, 21, 2)], "cuda": [2**k for k in range(10, 23, 2)]}
 
 
@@ -178,18 +179,10 @@ def growth(device: str, channels: int = 16, state: int = 16) -> dict:
         result["scans"][name] = {
             "seconds": seconds,
             "peak_bytes": peaks,
-            "slope_of_time": slope(result["lengths"], seconds),
-            "slope_of_memory": slope(result["lengths"], peaks),
+            "slope_of_time": slope(result["lengths"], seconds, FROM),
+            "slope_of_memory": slope(result["lengths"], peaks, FROM),
         }
     return result
-
-
-def slope(lengths: list[int], values: list[float]) -> float:
-    """Least-squares slope of log(value) against log(length), from 16 k steps on: before, fixed costs count."""
-    points = [(length, value) for length, value in zip(lengths, values, strict=True) if length >= 2**14]
-    x, y = (torch.tensor(column, dtype=torch.float64).log() for column in zip(*points, strict=True))
-    x, y = x - x.mean(), y - y.mean()
-    return ((x * y).sum() / (x * x).sum()).item()
 
 
 def print_case(case: dict) -> None:

@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from measuring import interleaved_medians, machine, peak_bytes, write_report
+from measuring import interleaved_medians, machine, peak_bytes, slope, write_report
 from plain_wersa import performer_exp, performer_relu, plain_wersa
 from torch import Tensor
 from torch.nn import functional as F
@@ -176,13 +176,6 @@ def _peak(name: str, length: int, device: str, threads: int) -> int:
 
 def _plain_gib(length: int) -> float:
     return PLAIN_BYTES * FEATURES * HEADS * length / 2**30
-
-
-def slope(lengths: list[int], seconds: list[float]) -> float:
-    """Least-squares slope of log(seconds) against log(length)."""
-    x, y = (torch.tensor(column, dtype=torch.float64).log() for column in (lengths, seconds))
-    x, y = x - x.mean(), y - y.mean()
-    return ((x * y).sum() / (x * x).sum()).item()
 
 
 def summary(entries: list[dict], device: str) -> dict:

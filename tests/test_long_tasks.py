@@ -1,17 +1,9 @@
 """The long series of the benchmark are what its page says."""
 
-import importlib.util
 from pathlib import Path
 
 import torch
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from loading import load
 
 tasks = load(Path(__file__).parents[1] / "benchmarks" / "long_tasks.py")
 LENGTH = 4096

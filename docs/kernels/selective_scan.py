@@ -4,15 +4,12 @@ python benchmarks/selective_scan.py --json benchmarks/results/selective_scan-cpu
         --figure docs/kernels/figures/selective_scan.png
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-PAGE = HERE / "selective_scan.md"
-RESULTS = HERE.parents[1] / "benchmarks" / "results"
-START, END = "<!-- measured -->\n", "<!-- end of measured -->\n"
+from measured import RESULTS, renew
+
+PAGE = Path(__file__).parent / "selective_scan.md"
 
 
 def case_rows(case: dict) -> list[str]:
@@ -65,20 +62,5 @@ def measured() -> str:
     return "\n".join([*lines, "", "![time and memory](figures/selective_scan.png)", ""])
 
 
-def page() -> str:
-    """The page with its measured part renewed."""
-    text = PAGE.read_text()
-    before, after = text.index(START) + len(START), text.index(END)
-    return text[:before] + measured() + text[after:]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail if selective_scan.md is not what would be written")
-    if parser.parse_args().check:
-        sys.exit(PAGE.read_text() != page())
-    PAGE.write_text(page())
-
-
 if __name__ == "__main__":
-    main()
+    renew(PAGE, measured, __doc__)

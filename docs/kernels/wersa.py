@@ -3,15 +3,12 @@
 python benchmarks/wersa.py --json benchmarks/results/wersa-cpu.json --figure docs/kernels/figures/wersa.png
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-PAGE = HERE / "wersa.md"
-RESULTS = HERE.parents[1] / "benchmarks" / "results"
-START, END = "<!-- measured -->\n", "<!-- end of measured -->\n"
+from measured import RESULTS, renew
+
+PAGE = Path(__file__).parent / "wersa.md"
 PARTS = ("forward", "forward + backward")
 
 
@@ -84,20 +81,5 @@ def measured() -> str:
     return "\n".join(lines)
 
 
-def page() -> str:
-    """The page with its measured part renewed."""
-    text = PAGE.read_text()
-    before, after = text.index(START) + len(START), text.index(END)
-    return text[:before] + measured() + text[after:]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail if wersa.md is not what would be written")
-    if parser.parse_args().check:
-        sys.exit(PAGE.read_text() != page())
-    PAGE.write_text(page())
-
-
 if __name__ == "__main__":
-    main()
+    renew(PAGE, measured, __doc__)

@@ -1,6 +1,5 @@
 """mamba-ssm's interface: golden vectors, its published test's grid with every gradient, layouts, streams, mistakes."""
 
-import importlib.util
 import inspect
 import json
 import math
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from loading import load
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,13 +22,6 @@ GOLDEN = np.load(TESTS / "golden" / "selective_scan.npz")
 TOLERANCES = {torch.float32: (6e-4, 2e-3), torch.float16: (3e-3, 5e-3), torch.bfloat16: (3e-2, 5e-2)}
 LAYOUTS = {"B-C": (0, 0), "B-constant": (None, 0), "C-constant": (0, None), "constant": (None, None), "groups": (2, 2)}
 OPTIONS = ("D", "z", "delta_bias", "delta_softplus", "return_last_state")
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 golden_weights = load(TESTS / "golden_weights.py")

@@ -1,6 +1,5 @@
 """Mamba and LBMamba: published outputs, parameters of mamba-ssm, reversal, padding, streaming, precision, tracing."""
 
-import importlib.util
 import io
 import math
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loading import load
 from torch.nn import functional as F
 
 from seqattn.kernels import selective_scan, use_backend
@@ -23,13 +23,6 @@ LAYERS = [
     pytest.param(LBMamba, {"window": 64, "bias": True}, id="lbmamba-full-bias"),
     pytest.param(LBMamba, {"window": "official"}, id="lbmamba-official"),
 ]
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 golden_weights = load(TESTS / "golden_weights.py")

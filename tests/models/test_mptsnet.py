@@ -1,11 +1,11 @@
 """MPTSNet against the published network, its plain transcription, and the properties we promise beyond them."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from loading import load
 
 from seqattn.errors import SeqattnError
 from seqattn.models.mptsnet import MPTSNet, fold, unfold
@@ -18,15 +18,8 @@ GOLDEN_CASE = {"in_channels": 6, "seq_len": 100, "num_classes": 4, "periods": [8
 PREFIX = {"interleaved": "", "contiguous": "contiguous_"}
 
 
-def load(path, name):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-golden_weights = load(ROOT / "tests" / "golden_weights.py", "golden_weights")
-plain_mptsnet = load(ROOT / "benchmarks" / "plain_mptsnet.py", "plain_mptsnet")
+golden_weights = load(ROOT / "tests" / "golden_weights.py")
+plain_mptsnet = load(ROOT / "benchmarks" / "plain_mptsnet.py")
 
 
 def relative_error(got, expected):

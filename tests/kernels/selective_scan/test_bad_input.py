@@ -1,20 +1,12 @@
 """Arguments that do not fit are named; unusual ones that do fit (empty, strided, NaN, padding) give correct results."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from loading import load
 
 from seqattn.kernels import selective_scan
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 cases = load(Path(__file__).with_name("cases.py"))
 Case, PER_STEP = cases.Case, cases.PER_STEP

@@ -1,18 +1,10 @@
 """The CPU kernel against the reference: odd shapes and options, extreme numbers, half precision."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from loading import load
 
 cases = load(Path(__file__).with_name("cases.py"))
 Case = cases.Case

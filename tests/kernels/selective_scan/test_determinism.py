@@ -1,6 +1,5 @@
 """The same bits every time: repeated, on any number of threads, side by side, in forked processes, on dirty memory."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -9,16 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from loading import load
 
 from seqattn.kernels.selective_scan.cpu import selective_scan_cpu
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 CASES = Path(__file__).with_name("cases.py")
 cases = load(CASES)

@@ -1,12 +1,12 @@
 """The equations evaluated step by step in float64: outputs and every gradient (tests/golden/README.md)."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from loading import load
 
 from seqattn.kernels import selective_scan
 
@@ -15,13 +15,6 @@ GOLDEN = np.load(TESTS / "golden" / "lbmamba.npz")
 CONFIGS = {case: json.loads(str(GOLDEN[f"{case}/config"])) for case in json.loads(str(GOLDEN["cases"]))}
 # golden (batch, channels, length) and (batch, [groups,] state, length)
 TIME_LAST = ("out", "u", "delta", "z", "B", "C")
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 golden_weights = load(TESTS / "golden_weights.py")

@@ -9,18 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from loading import load
 
 from seqattn.kernels import selective_scan, use_backend
 from seqattn.kernels.selective_scan import cpu, public, reference
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 cases = load(Path(__file__).with_name("cases.py"))

@@ -1,6 +1,5 @@
 """What must hold between scans of related inputs, on shapes and options that hypothesis draws."""
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,17 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loading import load
 from torch.nn import functional as F
 
 from seqattn.kernels import selective_scan
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 cases = load(Path(__file__).with_name("cases.py"))
 Case, PER_STEP = cases.Case, cases.PER_STEP

@@ -1,21 +1,13 @@
 """The reference against the scan's dense matrix; numerical derivatives of the reference and the CPU kernel."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from loading import load
 from torch.nn import functional as F
 
 from seqattn.kernels import selective_scan
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 cases = load(Path(__file__).with_name("cases.py"))
 Case = cases.Case

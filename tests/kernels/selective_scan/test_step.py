@@ -1,20 +1,12 @@
 """Streams: one token or some windows at a time, with a state that can be kept, saved and resumed."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from loading import load
 
 from seqattn.kernels import selective_scan, selective_scan_step
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 cases = load(Path(__file__).with_name("cases.py"))
 Case, PER_STEP = cases.Case, cases.PER_STEP

@@ -1,21 +1,13 @@
 """The CPU kernel against the reference: output and every gradient, odd shapes, ragged batches, blocks of any size."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from loading import load
 
 from seqattn.kernels import wersa_attention
 from seqattn.kernels.wersa import cpu, cpu_filter
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 cases = load(Path(__file__).with_name("cases.py"))
 Case = cases.Case

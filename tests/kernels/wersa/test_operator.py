@@ -1,10 +1,10 @@
 """WERSA attention as a PyTorch operator, and the arguments it refuses."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from loading import load
 from torch.export import Dim
 
 from seqattn.kernels import use_backend, wersa_attention, wersa_attention_step
@@ -12,13 +12,6 @@ from seqattn.kernels.wersa import cpu, reference
 from seqattn.kernels.wersa.cpu_filter import Filter
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 cases = load(Path(__file__).with_name("cases.py"))

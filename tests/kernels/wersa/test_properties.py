@@ -1,12 +1,12 @@
 """What holds for WERSA attention of any shape: the filter's algebra, invariances, streaming, causality, padding."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loading import load
 from torch.utils.flop_counter import FlopCounterMode
 
 from seqattn.kernels import (
@@ -16,14 +16,6 @@ from seqattn.kernels import (
     wersa_attention_step,
 )
 from seqattn.kernels.wersa.reference import filter_tokens
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 cases = load(Path(__file__).with_name("cases.py"))
 Case = cases.Case

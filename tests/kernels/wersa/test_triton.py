@@ -1,6 +1,5 @@
 """WERSA's Triton kernels: interpreted, compiled for a GPU that need not be there, and on one that is."""
 
-import importlib.util
 import json
 import os
 import re
@@ -10,18 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from loading import load
 
 pytest.importorskip("triton")
 
 SCRIPT = Path(__file__).with_name("triton_cases.py")
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 triton_cases = load(SCRIPT)

@@ -4,21 +4,14 @@ As a program, under TRITON_INTERPRET=1, it prints the errors of the cases named 
 small there, so that short sequences have several, and memory that nobody has written is NaN.
 """
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import torch
 
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))  # as a program
+from loading import load
 
 cases = load(Path(__file__).with_name("cases.py"))
 Case = cases.Case
