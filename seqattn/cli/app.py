@@ -2,7 +2,7 @@
 
 import typer
 
-from seqattn.cli import classification, info
+from seqattn.cli import classification, enhance, info, speech
 
 app = typer.Typer(
     help="Train, evaluate and use sequence models for time series, speech and health records.",
@@ -15,11 +15,14 @@ evaluate = typer.Typer(help="Evaluate a run on its test data.", no_args_is_help=
 predict = typer.Typer(help="Apply a run to new data.", no_args_is_help=True)
 
 train.command("classification")(classification.train)
+train.command("speech")(speech.train)
 evaluate.command("classification")(classification.evaluate)
+evaluate.command("speech")(speech.evaluate)
 predict.command("classification")(classification.predict)
 
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")
 app.add_typer(predict, name="predict")
 app.add_typer(info.listing, name="list")
+app.command("enhance")(enhance.enhance)
 app.command("env")(info.env)

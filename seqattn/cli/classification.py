@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from seqattn.cli.interruption import interruptible
+from seqattn.cli.overrides import assign
 from seqattn.errors import SeqattnError
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that 'seqattn train' wrote.")]
@@ -46,9 +47,9 @@ def train(
         "seed": seed,
         "protocol": protocol,
     }
-    if resume is not None and (config or assignments or out or _assign(experiment)):
+    if resume is not None and (config or assignments or out or assign(experiment)):
         raise SeqattnError(f"--resume takes everything but the devices from {resume}: leave the other options out")
-    overrides = [*(assignments or []), *_assign(experiment | hardware)]
+    overrides = [*(assignments or []), *assign(experiment | hardware)]
     with interruptible():
         _train(config or model or "mptsnet", overrides, out, resume)
 
@@ -65,11 +66,6 @@ def _train(source: str, overrides: list[str], out: Path | None, resume: Path | N
     from seqattn.experiment.classification import train_run  # only now: it imports torch
 
     train_run(settings, out, resume)
-
-
-def _assign(values: dict[str, Any]) -> list[str]:
-    """Turn the options that were given into overrides; JSON keeps a text like 1e3 a text."""
-    return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
 
 def evaluate(run: Run, data_dir: DataDir = None) -> None:

@@ -11,8 +11,8 @@ listing = typer.Typer(help="List models, datasets or configurations.", no_args_i
 @listing.command("models")
 def models() -> None:
     """List the models of every task."""
-    from seqattn.experiment.config import TASKS
     from seqattn.experiment.loading import model_names
+    from seqattn.experiment.tasks import TASKS
 
     for task, schema in TASKS.items():
         for name in model_names(schema):

@@ -180,5 +180,3 @@ class ClassificationConfig(Config):
     def _mptsnet_unless_named(cls, value: Any) -> Any:
         return {"name": "mptsnet"} | value if isinstance(value, dict) else value
 
-
-TASKS: dict[str, type[Config]] = {"classification": ClassificationConfig}

@@ -49,6 +49,7 @@ def build_trainer(
     monitor: str | None = None,
     mode: Literal["max", "min"] = "max",
     callbacks: Sequence[Callback] = (),
+    find_unused_parameters: bool = False,
 ) -> lightning.Trainer:
     """Return a Trainer that writes `last.ckpt`, and with `monitor` `best.ckpt`, at the end of every epoch.
 
@@ -58,6 +59,7 @@ def build_trainer(
         table: the CSV with one row per epoch, default `run.metrics`.
         monitor: the logged metric that `mode` makes best; early stopping watches it where `config.patience` is set.
         callbacks: further ones.
+        find_unused_parameters: of distributed training, for modules that do not use every parameter in every backward.
 
     Raises:
         SeqattnError: the machine has no such device, or `config.patience` is set without a monitor.
@@ -79,7 +81,7 @@ def build_trainer(
         max_epochs=config.max_epochs,
         accelerator=accelerator,
         devices=config.devices,
-        strategy=_strategy(config),
+        strategy=_strategy(config, find_unused_parameters),
         precision=config.precision,
         gradient_clip_val=config.gradient_clip,
         callbacks=own,
@@ -178,9 +180,9 @@ def check_devices(config: TrainerConfig) -> str:
     return accelerator
 
 
-def _strategy(config: TrainerConfig) -> str | Strategy:
+def _strategy(config: TrainerConfig, find_unused_parameters: bool) -> str | Strategy:
     if config.strategy == "ddp" or config.devices > 1:
-        return DDPStrategy(broadcast_buffers=False)
+        return DDPStrategy(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
     return "auto"
 
 

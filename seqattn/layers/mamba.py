@@ -84,18 +84,24 @@ class Mamba(nn.Module):
         Raises:
             ValueError: x or lengths do not have these shapes, or a length lies outside [0, length].
         """
+        out = self.out_proj(self.mix(x, lengths, reverse))
+        return out if self.out_proj.bias is None else _masked(out, _steps_mask(x, lengths))
+
+    def mix(self, x: Tensor, lengths: Tensor | None = None, reverse: bool = False) -> Tensor:
+        """What `forward` gives in front of its last projection: (batch, length, d_inner), 0 at padding.
+
+        For those who fold that projection into what follows it. Arguments and errors as `forward`'s.
+        """
         self._check_input(x, lengths)
-        mask = None if lengths is None else length_mask(lengths, x.shape[1])[..., None]  # (batch, length, 1)
+        mask = _steps_mask(x, lengths)
         u, z = self._project(_masked(x, mask))  # NaN at padding would otherwise reach the gradients of the weights
         if self.in_proj.bias is not None:
             u = _masked(u, mask)
         u = F.silu(causal_conv(u, self.conv1d.weight, self.conv1d.bias, reverse))
         window = official_window(x.shape[1]) if self.window == "official" else self.window
-        y = selective_scan(
+        return selective_scan(
             *self._scan_arguments(u, z), delta_softplus=True, window=window, lengths=lengths, reverse=reverse
         )
-        out = self.out_proj(y)
-        return out if self.out_proj.bias is None else _masked(out, mask)
 
     def allocate_inference_cache(
         self, batch_size: int, max_seqlen: int | None = None, dtype: torch.dtype | None = None
@@ -196,6 +202,10 @@ def official_window(length: int) -> int:
     if length <= 128:
         return 4
     return 8 if length <= 256 else 16
+
+
+def _steps_mask(x: Tensor, lengths: Tensor | None) -> Tensor | None:
+    return None if lengths is None else length_mask(lengths, x.shape[1])[..., None]  # (batch, length, 1)
 
 
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:

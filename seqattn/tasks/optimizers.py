@@ -24,12 +24,7 @@ def configure_optimizer(
     if name == "adam":
         optimizer: Adam | AdamW = Adam(network.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
     else:
-        decayed: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for path, parameter in network.named_parameters():
-            exempt = parameter.dim() < 2 or path.endswith("bias") or getattr(parameter, "_no_weight_decay", False)
-            (others if exempt else decayed).append(parameter)
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = decay_groups(network, weight_decay)
         optimizer = AdamW(groups, lr=lr, fused=fused)
     if scheduler == "none":
         return {"optimizer": optimizer}
@@ -45,3 +40,13 @@ def configure_optimizer(
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "epoch"}}
+
+
+def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of AdamW: weights decay; biases, norms, scales and what is marked `_no_weight_decay` do not."""
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for path, parameter in network.named_parameters():
+        exempt = parameter.dim() < 2 or path.endswith("bias") or getattr(parameter, "_no_weight_decay", False)
+        (others if exempt else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

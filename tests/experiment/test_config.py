@@ -6,13 +6,13 @@ from pydantic import Field
 
 from seqattn.errors import SeqattnError
 from seqattn.experiment.config import (
-    TASKS,
     ClassificationConfig,
     Config,
     MPTSNetConfig,
     SequenceClassifierConfig,
 )
 from seqattn.experiment.loading import list_configs, load_config, model_names, parse_config
+from seqattn.experiment.tasks import TASKS
 
 
 def load(source="mptsnet", *overrides):

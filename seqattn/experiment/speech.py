@@ -1,0 +1,133 @@
+"""A speech-enhancement run from configuration to results.
+
+holdout: speakers (and, where noise is mixed, noises) held out of training select the epoch; the test list is used once.
+paper: the test list selects the epoch, as most published recipes do; it is optimistic.
+"""
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from safetensors.torch import save
+
+from seqattn.data.speech import SpeechDataModule
+from seqattn.errors import SeqattnError
+from seqattn.experiment.callbacks import read_table
+from seqattn.experiment.figures import speech_curves
+from seqattn.experiment.run_directory import RunDirectory, atomic_write, is_first_process
+from seqattn.experiment.speech_config import SpeechConfig
+from seqattn.experiment.trainer import build_trainer, check_devices, check_weights, fit, read_checkpoint
+from seqattn.tasks.speech import SpeechEnhancement
+
+SELECTION = {
+    "holdout": "best epoch on held-out speakers and noises",
+    "paper": "best epoch on the test list, as most published recipes do (optimistic)",
+}
+
+
+def train_run(config: SpeechConfig, out: Path | None = None, resume: Path | None = None) -> RunDirectory:
+    """Train and write a run directory; with `resume`, finish an interrupted one.
+
+    config: of the run to resume, when resuming. out: the folder, default runs/speech/NAME.
+
+    Raises:
+        SeqattnError: the data, the configuration or the machine do not allow it.
+    """
+    check_devices(config.trainer)
+    data = data_module(config)
+    data.setup()  # every mistake that can be met before anything is written
+    build_module(config)
+    if resume is not None:
+        run = RunDirectory.open(resume)
+    else:
+        run = RunDirectory.create(out, "speech", config.name)
+        run.write_config(config)
+    if run.results.is_file():
+        raise SeqattnError(f"{run.path} has finished already: read its results.json, or train a new run")
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    module = build_module(config)
+    if is_first_process() and not module.scores_pesq:
+        print("the package pesq is not installed: the best epoch is that of the highest SI-SDR", flush=True)
+    trainer = build_trainer(
+        config.trainer.model_copy(update={"gradient_clip": None}),  # which the module does itself
+        run, seed=config.seed, monitor=module.monitor, mode="max", find_unused_parameters=True,
+    )  # fmt: skip
+    fit(trainer, module, data, run, run.last if run.last.is_file() else None)
+    if is_first_process():
+        _finish(config, run, module.monitor)
+    return run
+
+
+def data_module(config: SpeechConfig) -> SpeechDataModule:
+    """The data of a configuration."""
+    return SpeechDataModule(**config.data.model_dump(), protocol=config.protocol, seed=config.seed)
+
+
+def build_module(config: SpeechConfig) -> SpeechEnhancement:
+    """The task of a configuration, untrained."""
+    return SpeechEnhancement(
+        model_options=config.model.network_options(), loss_weights=config.loss.model_dump(),
+        gradient_clip=config.trainer.gradient_clip, pesq_workers=config.pesq_workers, **config.optimizer.model_dump(),
+    )  # fmt: skip
+
+
+def load_module(run: RunDirectory) -> SpeechEnhancement:
+    """The run's best network, in evaluation mode, on the CPU.
+
+    Raises:
+        SeqattnError: there is no checkpoint, or it is of another model.
+    """
+    config = run.read_config(SpeechConfig)
+    checkpoint = read_checkpoint(run.best)
+    stored = checkpoint.get("hyper_parameters", {}).get("model_options", {})
+    if stored != config.model.network_options():
+        raise SeqattnError(
+            f"{run.best} is a checkpoint of another model than {run.config} says: put back the one this run wrote"
+        )
+    module = SpeechEnhancement(**checkpoint["hyper_parameters"])
+    check_weights(checkpoint, module, run.best)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module.eval()
+
+
+def _finish(config: SpeechConfig, run: RunDirectory, monitor: str) -> None:
+    """Write results, the chosen weights and the learning curves."""
+    rows = read_table(run.metrics)
+    scored = [row for row in rows if math.isfinite(row.get(monitor, math.nan))]
+    if not scored:
+        raise SeqattnError(f"no epoch of {run.path} has a finite {monitor}: lower optimizer.lr and train again")
+    best = max(scored, key=lambda row: row[monitor])
+    module = load_module(run)
+    weights = {name: value.contiguous() for name, value in module.network.state_dict().items()}
+    atomic_write(run.weights, lambda file: file.write(save(weights)) and None)
+    speech_curves(rows, f"{config.name}, {config.protocol} protocol, seed {config.seed}", run.figures / "learning_curves.png")
+    results: dict[str, Any] = {
+        "task": "speech",
+        "config": config.name,
+        "model": config.model.name,
+        "protocol": config.protocol,
+        "selection": f"{SELECTION[config.protocol]}, by {monitor}",
+        "seed": config.seed,
+        "best_epoch": int(best["epoch"]),
+        "epochs": int(rows[-1]["epoch"]),
+        "validation": {name: value for name, value in best.items() if name.startswith("val_")},
+        "parameters": module.num_parameters,
+        "seconds_per_epoch": round(statistics.median(row["seconds"] for row in rows), 3),
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+        "threads": torch.get_num_threads(),
+    }
+    run.write_results(results)
+    print(summary_sentence(results, run), flush=True)
+
+
+def summary_sentence(results: dict[str, Any], run: RunDirectory) -> str:
+    """The line a run ends with."""
+    found = results["validation"]
+    pesq = f"PESQ {found['val_pesq']:.2f}, " if "val_pesq" in found else ""
+    return (
+        f"{results['config']}: validation {pesq}SI-SDR {found['val_si_sdr']:.1f} dB in epoch {results['best_epoch']} "
+        f"({results['protocol']} protocol: {results['selection']}); run directory {run.path}"
+    )

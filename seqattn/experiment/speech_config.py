@@ -1,0 +1,97 @@
+"""The typed configuration of a speech-enhancement experiment."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from seqattn.experiment.config import Config, Count, NonNegative, Positive, TrainerConfig
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class SpeechDataConfig(Config):
+    """Where pairs of noisy and clean speech come from.
+
+    source: "pairs" reads folders of paired files below data_dir, "mix" adds noise of noise_dirs to speech of clean_dirs
+    at signal-to-noise ratios (dB) drawn between the two of snr_range, "synthetic" invents both. segment: samples at
+    16 kHz. epoch_size: clips an epoch, None is every one once. validation_clips: at most so many, None is all.
+    """
+
+    source: Literal["pairs", "mix", "synthetic"] = "pairs"
+    data_dir: str | None = None
+    clean_dirs: list[str] = []
+    noise_dirs: list[str] = []
+    snr_range: tuple[float, float] = (-5.0, 15.0)
+    segment: Annotated[int, Field(ge=1600)] = 32000
+    batch_size: Count = 4
+    eval_batch_size: Count = 1
+    epoch_size: Count | None = None
+    validation_clips: Count | None = None
+    num_workers: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _range(self) -> "SpeechDataConfig":
+        if self.snr_range[0] > self.snr_range[1]:
+            raise ValueError(f"data.snr_range is {list(self.snr_range)}: give the lower one first")
+        return self
+
+
+class MambAttentionConfig(Config):
+    """Arguments of `seqattn.models.mambattention.MambAttention`; those of a mixer left at None are the mixer's own."""
+
+    name: Literal["mambattention"] = "mambattention"
+    channels: Count = 64
+    blocks: Count = 4
+    mixer: Literal["mamba", "lbmamba", "lstm", "conformer"] = "mamba"
+    heads: Count = 8
+    attention: Literal["shared", "separate", "none"] = "shared"
+    attention_position: Literal["before", "after"] = "before"
+    checkpoint: bool = False
+    d_state: Count | None = None
+    d_conv: Count | None = None
+    expand: Count | None = None
+    window: Count | None = None
+    hidden: Count | None = None
+    kernel_size: Count | None = None
+    ff: Count | None = None
+
+    def network_options(self) -> dict[str, Any]:
+        """The arguments of the network."""
+        options = self.model_dump(exclude={"name"})
+        return {name: value for name, value in options.items() if value is not None}
+
+
+class SpeechLossConfig(Config):
+    """Weights of the terms of the objective; metric 0 trains without the discriminator and without PESQ."""
+
+    magnitude: NonNegative = 0.9
+    phase: NonNegative = 0.3
+    complex: NonNegative = 0.1
+    time: NonNegative = 0.2
+    metric: NonNegative = 0.05
+    consistency: NonNegative = 0.1
+
+
+class SpeechOptimizerConfig(Config):
+    """Of both networks: AdamW whose rate is multiplied by `decay` after every epoch; exempt: see SpeechEnhancement."""
+
+    lr: Positive = 5e-4
+    betas: tuple[Momentum, Momentum] = (0.8, 0.99)
+    weight_decay: NonNegative = 0.01
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.99
+    exempt: bool = False
+
+
+class SpeechConfig(Config):
+    """One speech-enhancement experiment; protocol paper selects on the test list, as most published recipes do."""
+
+    task: Literal["speech"] = "speech"
+    name: str
+    protocol: Literal["holdout", "paper"] = "holdout"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    data: SpeechDataConfig = SpeechDataConfig()
+    model: MambAttentionConfig = MambAttentionConfig()
+    loss: SpeechLossConfig = SpeechLossConfig()
+    optimizer: SpeechOptimizerConfig = SpeechOptimizerConfig()
+    trainer: TrainerConfig = TrainerConfig(max_epochs=400)
+    pesq_workers: Annotated[int, Field(ge=0)] = 1

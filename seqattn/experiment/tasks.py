@@ -1,0 +1,6 @@
+"""The tasks and what configures each."""
+
+from seqattn.experiment.config import ClassificationConfig, Config
+from seqattn.experiment.speech_config import SpeechConfig
+
+TASKS: dict[str, type[Config]] = {"classification": ClassificationConfig, "speech": SpeechConfig}

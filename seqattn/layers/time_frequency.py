@@ -1,0 +1,82 @@
+"""The trunk of MambAttention (arXiv:2507.00966, section III): attention and a mixer along time, then along frequency."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from seqattn.layers.masking import length_mask
+from seqattn.layers.time_frequency_mixers import TIME_FREQUENCY_MIXERS
+
+
+class NormalizedAttention(nn.Module):
+    """LayerNorm and multi-head self-attention, without a residual.
+
+    channels: of the input, a multiple of heads. Parameter names are those of `nn.MultiheadAttention`.
+    """
+
+    def __init__(self, channels: int, heads: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(channels)
+        self.in_proj = nn.Linear(channels, 3 * channels)  # rows: query, key, value
+        self.out_proj = nn.Linear(channels, channels)
+        nn.init.xavier_uniform_(self.in_proj.weight)
+        nn.init.zeros_(self.in_proj.bias)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """x: (batch, length, channels), finite also past an end. lengths: (batch,) valid steps, None means all."""
+        packed = self.in_proj(self.norm(x)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = packed.permute(2, 0, 3, 1, 4)  # (batch, heads, length, width) each
+        mask = None if lengths is None else length_mask(lengths, x.shape[1])[:, None, None]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class TimeFrequencyBlock(nn.Module):
+    """(batch, frames, bins, channels) -> the same shape: one step along time, one along frequency.
+
+    A step is x + Attention(x), then x + Mixer(x), or the other way round.
+
+    Args:
+        mixer: a key of `TIME_FREQUENCY_MIXERS`; mixer_options: of its class.
+        heads: of the attention. attention: whether both steps have the same attention module, one each, or none.
+        attention_position: of the attention within a step, before the mixer or after it.
+        checkpoint: keep only the input of each mixer for the backward pass, which computes the mixer once more.
+    """
+
+    def __init__(
+        self, channels: int, *, mixer: str = "mamba", heads: int = 8,
+        attention: Literal["shared", "separate", "none"] = "shared",
+        attention_position: Literal["before", "after"] = "before", checkpoint: bool = False, **mixer_options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        count = {"shared": 1, "separate": 2, "none": 0}[attention]
+        self.attentions = nn.ModuleList(NormalizedAttention(channels, heads) for _ in range(count))
+        self.time_mixer = TIME_FREQUENCY_MIXERS[mixer](channels, **mixer_options)
+        self.frequency_mixer = TIME_FREQUENCY_MIXERS[mixer](channels, **mixer_options)
+        self.attention_position, self.checkpoint = attention_position, checkpoint
+
+    def forward(self, x: Tensor, frames: Tensor | None = None) -> Tensor:
+        """x: (batch, frames, bins, channels), finite also past an end. frames: (batch,) valid ones, None means all."""
+        batch, steps, bins, channels = x.shape
+        rows = x.transpose(1, 2).reshape(batch * bins, steps, channels)
+        lengths = None if frames is None else frames.repeat_interleave(bins)
+        first, last = (self.attentions[0], self.attentions[-1]) if self.attentions else (None, None)
+        rows = self._step(rows, first, self.time_mixer, lengths)
+        rows = rows.unflatten(0, (batch, bins)).transpose(1, 2).reshape(batch * steps, bins, channels)
+        return self._step(rows, last, self.frequency_mixer, None).view(batch, steps, bins, channels)
+
+    def _step(self, x: Tensor, attention: nn.Module | None, mixer: nn.Module, lengths: Tensor | None) -> Tensor:
+        if attention is not None and self.attention_position == "before":
+            x = x + attention(x, lengths)
+        if self.checkpoint and torch.is_grad_enabled():
+            x = x + checkpoint(mixer, x, lengths, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x = x + mixer(x, lengths)
+        if attention is not None and self.attention_position == "after":
+            x = x + attention(x, lengths)
+        return x

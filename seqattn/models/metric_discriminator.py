@@ -1,0 +1,46 @@
+"""The metric discriminator of MetricGAN as CMGAN, MP-SENet and MambAttention train it (arXiv:2203.15149, section 2.3)."""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from seqattn.layers.dense_block import InstanceNorm
+from seqattn.models.mambattention_official import convert_discriminator
+
+
+class MetricDiscriminator(nn.Module):
+    """Guess a quality measure, scaled to [0, 1], of enhanced speech beside its clean reference.
+
+    width: channels of the first of four convolutions, each of the others has twice as many as the one before it.
+    Weights have a spectral norm of 1, by one power iteration a call in training. Layers are numbered as published.
+    """
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = [2, width, 2 * width, 4 * width, 8 * width]
+        for before, after in zip(channels, channels[1:], strict=False):
+            conv = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
+            layers += [spectral_norm(conv), InstanceNorm(after), nn.PReLU(after)]
+        layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten(), spectral_norm(nn.Linear(8 * width, 4 * width))]
+        layers += [nn.Dropout(0.3), nn.PReLU(4 * width), spectral_norm(nn.Linear(4 * width, 1))]
+        self.layers = nn.Sequential(*layers)
+        self.slope = nn.Parameter(torch.ones(1))
+
+    @classmethod
+    def from_official(cls, state_dict: dict[str, Tensor]) -> Self:
+        """The published discriminator with its weights.
+
+        Raises:
+            ValueError: an entry is missing.
+        """
+        weights = state_dict.get("discriminator", state_dict)
+        model = cls(weights["layers.0.weight_orig"].shape[0])  # type: ignore[call-overload, index]
+        model.load_state_dict(convert_discriminator(weights, model))  # type: ignore[arg-type]
+        return model
+
+    def forward(self, reference: Tensor, estimate: Tensor) -> Tensor:
+        """Compressed magnitudes (batch, bins, frames), at least 16 of each -> (batch,) in (0, 1)."""
+        return torch.sigmoid(self.slope * self.layers(torch.stack([reference, estimate], dim=1))[:, 0])

@@ -1,0 +1,193 @@
+"""Speech enhancement as a LightningModule: MambAttention, its metric discriminator and the published objective."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import ExponentialLR
+from torchmetrics import MeanMetric
+
+from seqattn.errors import SeqattnError
+from seqattn.metrics.si_sdr import si_sdr
+from seqattn.models.mambattention import MambAttention
+from seqattn.models.metric_discriminator import MetricDiscriminator
+from seqattn.tasks.optimizers import decay_groups
+from seqattn.tasks.pesq_workers import PesqWorkers, Scores, collect
+from seqattn.tasks.speech_losses import (
+    WEIGHTS,
+    Speech,
+    analysed,
+    discriminator_loss,
+    phase_losses,
+    reconstruction_losses,
+)
+
+PESQ_RANGE = (1.0, 4.5)  # to which the discriminator's 0 and 1 belong
+Batch = dict[str, Tensor]
+
+
+class SpeechEnhancement(lightning.LightningModule):
+    """Adversarial training on clips scaled by `gain`, and validation on whole utterances.
+
+    Args:
+        model_options: constructor arguments of `MambAttention`.
+        loss_weights: of the terms in `WEIGHTS`, default those; a metric weight of 0 trains without a discriminator.
+        lr, betas, weight_decay: of both AdamW optimizers. decay: by which the rate is multiplied after every epoch.
+        exempt: keep weight decay off biases, norms, slopes and the scan's A_log and D; the publication does not.
+        gradient_clip: largest norm of the generator's and of the discriminator's gradient, None means any.
+        pesq_workers: processes that compute PESQ, 0 means this one.
+
+    A batch is a dict, see `seqattn.data.speech`. Logs train_loss and every term as train_NAME; val_si_sdr (dB),
+    val_magnitude, val_phase and val_complex errors, and where the package pesq is installed val_pesq and, of the
+    utterances it refuses, their number val_pesq_failed.
+
+    Raises SeqattnError where the metric term is asked for without the package pesq, and where training diverges.
+    """
+
+    def __init__(
+        self, *, model_options: dict[str, Any] | None = None, loss_weights: dict[str, float] | None = None,
+        lr: float = 5e-4, betas: tuple[float, float] = (0.8, 0.99), weight_decay: float = 0.01, decay: float = 0.99,
+        exempt: bool = False, gradient_clip: float | None = None, pesq_workers: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.network = MambAttention(**(model_options or {}))
+        self.loss_weights = WEIGHTS | (loss_weights or {})
+        if unknown := sorted(self.loss_weights.keys() - WEIGHTS.keys()):
+            raise SeqattnError(f"no loss term is named {unknown[0]!r}: the terms are {', '.join(WEIGHTS)}")
+        self.scores_pesq = importlib.util.find_spec("pesq") is not None
+        self.discriminator = MetricDiscriminator() if self.loss_weights["metric"] > 0 else None
+        if self.discriminator is not None and not self.scores_pesq:
+            raise SeqattnError(
+                "the metric loss needs the package pesq: pip install 'seqattn[speech]', or set loss.metric=0"
+            )
+        self.workers = PesqWorkers(pesq_workers)
+        self.train_terms = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ("loss", *WEIGHTS)})
+        self.val_terms = nn.ModuleDict(
+            {name: MeanMetric() for name in ("si_sdr", "magnitude", "phase", "complex", "pesq", "pesq_failed")}
+        )
+        self._pending: list[Scores] = []
+
+    @property
+    def monitor(self) -> str:
+        """The logged metric that the best epoch has the most of."""
+        return "val_pesq" if self.scores_pesq else "val_si_sdr"
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the network that enhances."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """See `MambAttention.enhance`."""
+        return self.network.enhance(waveform, lengths)
+
+    def enhanced(self, noisy: Tensor, lengths: Tensor | None = None) -> Speech:
+        """All forms of the enhanced speech, of noisy waveforms (batch, samples) scaled by their gain."""
+        spectrum = self.network.spectrum
+        frames = None if lengths is None else spectrum.frames(lengths)
+        magnitude, phase, complex_ = self.network(*spectrum(noisy, lengths), frames)
+        return Speech(magnitude, phase, complex_, spectrum.inverse(magnitude, phase, noisy.shape[1], lengths))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        optimizers = self.optimizers()
+        generator, *others = optimizers if isinstance(optimizers, list) else [optimizers]
+        target = analysed(self.network.spectrum, batch["clean"])
+        output = self.enhanced(batch["noisy"])
+        scores = self.workers.submit(target.waveform, output.waveform) if self.discriminator is not None else []
+        terms = reconstruction_losses(self.network.spectrum, target, output)
+        if self.discriminator is not None:
+            self._discriminator_step(others[0], target, output, scores)
+            with _frozen(self.discriminator):
+                verdict = self.discriminator(target.magnitude, output.magnitude)
+            terms["metric"] = (verdict - 1).square().mean()
+        loss = sum((self.loss_weights[name] * term for name, term in terms.items()), start=torch.zeros_like(terms["time"]))
+        self._descend(generator, loss)
+        for name, value in (("loss", loss), *terms.items()):
+            self.train_terms[name].update(value.detach())
+            self.log(f"train_{name}", self.train_terms[name], on_step=False, on_epoch=True, prog_bar=name == "loss")
+
+    def _discriminator_step(self, optimizer: Any, target: Speech, output: Speech, scores: Scores) -> None:
+        assert self.discriminator is not None
+        loss = (self.discriminator(target.magnitude, target.magnitude) - 1).square().mean()
+        verdict = self.discriminator(target.magnitude, output.magnitude.detach())
+        low, high = PESQ_RANGE
+        labels = ((collect(scores) - low) / (high - low)).to(verdict)
+        self._descend(optimizer, loss + discriminator_loss(verdict, labels))
+
+    def _descend(self, optimizer: Any, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.hparams["gradient_clip"] is not None:
+            self.clip_gradients(optimizer, gradient_clip_val=self.hparams["gradient_clip"], gradient_clip_algorithm="norm")
+        optimizer.step()
+
+    def on_train_epoch_end(self) -> None:
+        if not self.train_terms["loss"].compute().isfinite():
+            raise SeqattnError(
+                f"training diverged in epoch {self.current_epoch + 1} (the loss is not finite): lower optimizer.lr or "
+                "set trainer.gradient_clip"
+            )
+        schedulers = self.lr_schedulers()
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            scheduler.step()  # type: ignore[union-attr, call-arg]
+
+    def on_validation_epoch_start(self) -> None:
+        self._pending = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        lengths = batch["lengths"]
+        output = self.enhanced(batch["noisy"], lengths)
+        if self.scores_pesq:
+            self._pending.append(self.workers.submit(batch["clean"], output.waveform, lengths))
+        self.val_terms["si_sdr"].update(si_sdr(batch["clean"], output.waveform, lengths))
+        for index, length in enumerate(lengths.tolist()):  # whole clips, so that padding counts for nothing
+            target = analysed(self.network.spectrum, batch["clean"][index : index + 1, :length])
+            frames = target.magnitude.shape[2]
+            part = Speech(*(form[index : index + 1, :, :frames] for form in output[:3]), output.waveform)
+            self.val_terms["magnitude"].update((target.magnitude - part.magnitude).square().mean())
+            self.val_terms["phase"].update(sum(phase_losses(target.phase, part.phase).values()))
+            self.val_terms["complex"].update(2 * (target.complex - part.complex).square().mean())
+
+    def on_validation_epoch_end(self) -> None:
+        names = ["si_sdr", "magnitude", "phase", "complex"]
+        for scores in self._pending:
+            values = collect(scores).to(self.device)
+            self.val_terms["pesq"].update(values[~values.isnan()])
+            self.val_terms["pesq_failed"].update(values.isnan().float())
+        self.log_dict({f"val_{name}": self.val_terms[name].compute() for name in names}, prog_bar=True)
+        if self.scores_pesq:
+            self.log_dict({f"val_{name}": self.val_terms[name].compute() for name in ("pesq", "pesq_failed")}, prog_bar=True)
+        for metric in self.val_terms.values():
+            metric.reset()  # type: ignore[operator]
+
+    def configure_optimizers(self) -> Any:
+        networks = [self.network, *([self.discriminator] if self.discriminator is not None else [])]
+        options = self.hparams
+        optimizers, schedulers = [], []
+        for network in networks:
+            decayed = options["weight_decay"]
+            groups = decay_groups(network, decayed) if options["exempt"] else network.parameters()
+            optimizer = AdamW(groups, lr=options["lr"], betas=tuple(options["betas"]), weight_decay=decayed)
+            optimizers.append(optimizer)
+            schedulers.append(ExponentialLR(optimizer, options["decay"]))
+        return optimizers, schedulers
+
+    def teardown(self, stage: str) -> None:
+        self.workers.close()
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients for the parameters of `network` inside."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
