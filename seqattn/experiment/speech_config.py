@@ -47,6 +47,8 @@ class MambAttentionConfig(Config):
     attention: Literal["shared", "separate", "none"] = "shared"
     attention_position: Literal["before", "after"] = "before"
     checkpoint: bool = False
+    n_fft: Annotated[int, Field(ge=8, multiple_of=4)] = 400
+    hop: Count = 100
     d_state: Count | None = None
     d_conv: Count | None = None
     expand: Count | None = None

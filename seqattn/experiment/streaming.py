@@ -17,7 +17,7 @@ from seqattn.layers.spectrum import SILENCE
 Enhancer = Callable[[Tensor, Tensor], Tensor]
 
 SEGMENT_SECONDS = 12.0  # ten seconds of use and two of context: 20 % more work, and memory that a laptop has
-CONTEXT_SECONDS = 1.0  # beyond the reach of the network's convolutions, 0.4 s
+CONTEXT_SECONDS = 1.0  # well beyond the reach of the network's convolutions, 0.2 s
 FADE_SECONDS = 0.05  # long enough to hide a join, short enough not to be heard as a double
 
 

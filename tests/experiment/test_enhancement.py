@@ -336,7 +336,7 @@ def test_an_interruption_leaves_what_was_there(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def test_a_network_on_one_thread_is_given_float32_without_gradients(tmp_path: Path) -> None:
+def test_the_network_is_given_one_channel_at_a_time_and_no_gradients(tmp_path: Path) -> None:
     seen = []
 
     def look(waveform: Tensor, gain: Tensor) -> Tensor:
