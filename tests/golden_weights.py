@@ -33,7 +33,7 @@ def loss_weight(label, shape):
 
 
 def official_state_dict(golden, prefix=""):
-    """The published model's state dict, float32, without the entries of kind "fixed"; spectral vectors as they settle."""
+    """The published model's state dict, float32, without entries of kind "fixed"; spectral vectors as they settle."""
     shapes, kinds = (json.loads(str(golden[prefix + key])) for key in ("shapes", "kinds"))
     by_name = lambda table, index, name: table[name] if isinstance(table, dict) else table[index]  # noqa: E731
     state = {}

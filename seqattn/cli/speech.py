@@ -89,7 +89,9 @@ def evaluate(
         Path | None, typer.Argument(metavar="[RUN]", help="A run directory; default: the weights that are shipped.")
     ] = None,
     data_dir: DataDir = None,
-    scale: Annotated[Scale, typer.Option(help="Of samples in WSS and the composites; float repeats tables.")] = Scale.int16,
+    scale: Annotated[
+        Scale, typer.Option(help="Of samples in WSS and the composites; float repeats tables.")
+    ] = Scale.int16,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV of every file (default: in the run).")] = None,
     workers: Annotated[int, typer.Option(help="Processes that compute the measures.")] = 1,
 ) -> None:

@@ -1,7 +1,7 @@
 """Audio files and waveforms: reading and writing through soundfile, resampling through torchaudio."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 SAMPLE_RATE = 16_000
 _UNKNOWN_LENGTH = 2**62  # beyond it, libsndfile's mark of a stream whose header gives no length
 _WRITTEN_AT_ONCE = 16_384  # samples: libsndfile's Vorbis encoder overflows its stack on long writes
+_SKIPPED_AT_ONCE = 65_536  # samples
 _MOST_TAPS = 2**22  # of torchaudio's filter bank, which holds a whole filter per output phase
 Samples = NDArray[np.float32]
 
@@ -84,8 +85,9 @@ def read_audio(path: str | Path, start: int = 0, frames: int = -1) -> tuple[Samp
         if frames < 0:
             check_length(path, file.frames)
         if start:
-            file.seek(start)
-        samples = np.ascontiguousarray(file.read(frames, dtype="float32", always_2d=True).T)
+            _skip(file, start)
+        count = frames if frames >= 0 else max(0, file.frames - start)
+        samples = np.ascontiguousarray(file.read(count, dtype="float32", always_2d=True).T)
         expected = file.frames - start if frames < 0 else min(frames, file.frames - start)
         if samples.shape[1] < expected and file.format != "MP3":  # an MP3's length is an estimate
             raise AudioError(f"{path} is damaged after {start + samples.shape[1]} samples: replace or remove it")
@@ -175,25 +177,28 @@ class _Disk:
         self._error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        if self._error is not None:
-            return 0
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self._error = error
-            return 0
+        return self._unless_broken(lambda: self._file.write(data))
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
+        return self._unless_broken(lambda: self._file.seek(offset, whence))
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._unless_broken(self._file.tell)
 
     def read(self, size: int = -1) -> bytes:
         return b""
 
     def flush(self) -> None:
-        self._file.flush()
+        self._unless_broken(self._file.flush)
+
+    def _unless_broken(self, action: Callable[[], int | None]) -> int:
+        """What an action gives; 0 from the first OSError on: a buffer that the disk refused fails again at every call."""
+        if self._error is None:
+            try:
+                return action() or 0
+            except OSError as error:
+                self._error = error
+        return 0
 
     def check(self) -> None:
         if self._error is not None:
@@ -224,3 +229,13 @@ def _opened(path: Path) -> Iterator[Any]:
         reason = " ".join(str(getattr(error, "error_string", None) or error).split())
         problem = f"{path} cannot be read as audio ({reason[:200]})"
         raise AudioError(f"{problem}: give a sound WAV, FLAC, OGG or MP3 file") from error
+
+
+def _skip(file: Any, samples: int) -> None:
+    """Go to a sample of a file that was just opened; an MP3 is decoded up to there, as libsndfile seeks wrongly in it."""
+    if file.format != "MP3":
+        file.seek(samples)
+        return
+    file.seekable = lambda: False  # else soundfile seeks after every read
+    while samples and len(skipped := file.read(min(samples, _SKIPPED_AT_ONCE), dtype="float32")):
+        samples -= len(skipped)

@@ -179,4 +179,3 @@ class ClassificationConfig(Config):
     @classmethod
     def _mptsnet_unless_named(cls, value: Any) -> Any:
         return {"name": "mptsnet"} | value if isinstance(value, dict) else value
-

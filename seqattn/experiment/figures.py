@@ -105,7 +105,11 @@ def speech_curves(rows: Sequence[Mapping[str, float]], title: str, path: Path) -
     """rows: a speech run's table, one mapping an epoch: the training loss, validation SI-SDR and validation PESQ."""
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     figure.suptitle(_plain(title))
-    columns = [("train_loss", "training loss"), ("val_si_sdr", "validation SI-SDR (dB)"), ("val_pesq", "validation PESQ")]
+    columns = [
+        ("train_loss", "training loss"),
+        ("val_si_sdr", "validation SI-SDR (dB)"),
+        ("val_pesq", "validation PESQ"),
+    ]
     present = [(name, label) for name, label in columns if any(name in row for row in rows)]
     for axes, (name, label) in zip(figure.subplots(1, len(present), squeeze=False)[0], present, strict=True):
         points = [(row["epoch"], row[name]) for row in rows if name in row]

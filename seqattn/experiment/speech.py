@@ -103,7 +103,9 @@ def _finish(config: SpeechConfig, run: RunDirectory, monitor: str) -> None:
     module = load_module(run)
     weights = {name: value.contiguous() for name, value in module.network.state_dict().items()}
     atomic_write(run.weights, lambda file: file.write(save(weights)) and None)
-    speech_curves(rows, f"{config.name}, {config.protocol} protocol, seed {config.seed}", run.figures / "learning_curves.png")
+    speech_curves(
+        rows, f"{config.name}, {config.protocol} protocol, seed {config.seed}", run.figures / "learning_curves.png"
+    )
     results: dict[str, Any] = {
         "task": "speech",
         "config": config.name,

@@ -19,8 +19,8 @@ class SpeechDataConfig(Config):
 
     source: Literal["pairs", "mix", "synthetic"] = "pairs"
     data_dir: str | None = None
-    clean_dirs: list[str] = []
-    noise_dirs: list[str] = []
+    clean_dirs: tuple[str, ...] = ()
+    noise_dirs: tuple[str, ...] = ()
     snr_range: tuple[float, float] = (-5.0, 15.0)
     segment: Annotated[int, Field(ge=1600)] = 32000
     batch_size: Count = 4
@@ -46,7 +46,7 @@ class MambAttentionConfig(Config):
     heads: Count = 8
     attention: Literal["shared", "separate", "none"] = "shared"
     attention_position: Literal["before", "after"] = "before"
-    checkpoint: bool = False
+    checkpoint: bool = True
     n_fft: Annotated[int, Field(ge=8, multiple_of=4)] = 400
     hop: Count = 100
     d_state: Count | None = None

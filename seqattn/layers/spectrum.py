@@ -26,8 +26,9 @@ def rms_gain(waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
 class Spectrum(nn.Module):
     """Waveform to compressed spectrum and back: |S|^compression and angle(S), in frames of n_fft samples every hop.
 
-    The window is a periodic Hann window; both ends are extended by n_fft / 2 reflected samples. A clip shorter than a
-    multiple of `hop`, or than one window, is first extended with zeros; each clip of a batch is transformed as it is alone.
+    The window is a periodic Hann window; both ends are extended by n_fft / 2 reflected samples. A clip that is no
+    multiple of `hop`, or shorter than half a window, is first extended with zeros. Each clip of a batch is transformed
+    as it is alone.
 
     Args:
         n_fft: samples of a window and of a transform, hop: samples between frames. compression: exponent of magnitudes.
@@ -44,16 +45,21 @@ class Spectrum(nn.Module):
     def bins(self) -> int:
         return self.n_fft // 2 + 1
 
-    def frames(self, samples: Tensor | int) -> Tensor | int:
-        """Frames of a clip of that many samples."""
-        return 1 + self._extended(samples) // self.hop
+    @property
+    def _shortest(self) -> int:
+        """Samples of which half a window can be reflected."""
+        return (self.n_fft // 2 // self.hop + 1) * self.hop
+
+    def frames(self, lengths: Tensor) -> Tensor:
+        """Frames of clips of that many samples."""
+        return 1 + self._extended(lengths) // self.hop
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None, smooth: bool = False) -> tuple[Tensor, Tensor]:
         """(batch, samples) -> compressed magnitude and phase, (batch, bins, frames) each, 0 past a clip's end.
 
         lengths: (batch,) valid samples, None means all. smooth: the form with an epsilon, whose gradient is finite.
         """
-        extended = self._extended(waveform.shape[-1])
+        extended = max(-(-waveform.shape[-1] // self.hop) * self.hop, self._shortest)
         ends = None if lengths is None else self._extended(lengths)
         framed = self._reflected(waveform, extended, lengths, ends).unfold(-1, self.n_fft, self.hop)
         spectrum = torch.fft.rfft(framed * self.window.to(waveform.dtype)).transpose(1, 2)  # (batch, bins, frames)
@@ -87,14 +93,12 @@ class Spectrum(nn.Module):
         valid = length_mask(lengths, samples)
         return (overlap / envelope.where(valid, 1)).where(valid, 0)
 
-    def _extended(self, samples: Tensor | int) -> Tensor | int:
-        """The next multiple of `hop` that leaves enough to reflect."""
-        shortest = (self.n_fft // 2 // self.hop + 1) * self.hop
-        whole = -(-samples // self.hop) * self.hop
-        return max(whole, shortest) if isinstance(whole, int) else whole.clamp_min(shortest)
+    def _extended(self, samples: Tensor) -> Tensor:
+        """The next multiple of `hop`, or the shortest clip."""
+        return (-(-samples // self.hop) * self.hop).clamp_min(self._shortest)
 
     def _reflected(self, waveform: Tensor, extended: int, lengths: Tensor | None, ends: Tensor | None) -> Tensor:
-        """(batch, extended + n_fft): each clip, zeros up to its own end, and n_fft / 2 reflected samples on both sides."""
+        """(batch, extended + n_fft): each clip, zeros up to its own end, n_fft / 2 reflected samples on both sides."""
         half, samples = self.n_fft // 2, waveform.shape[-1]
         if lengths is not None:
             waveform = waveform.where(length_mask(lengths, samples), 0)

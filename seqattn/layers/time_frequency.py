@@ -1,4 +1,4 @@
-"""The trunk of MambAttention (arXiv:2507.00966, section III): attention and a mixer along time, then along frequency."""
+"""The trunk of MambAttention (arXiv:2507.00966): attention and a mixer along time, then along frequency."""
 
 from typing import Any, Literal
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,9 @@ class BidirectionalScan(nn.Module):
         d_state, d_conv, expand: of both.
     """
 
-    def __init__(
-        self, channels: int, *, window: int = 1, d_state: int = 16, d_conv: int = 4, expand: int = 4
-    ) -> None:
+    def __init__(self, channels: int, *, window: int = 1, d_state: int = 16, d_conv: int = 4, expand: int = 4) -> None:
         super().__init__()
-        sizes = {"d_state": d_state, "d_conv": d_conv, "expand": expand}
+        sizes: dict[str, Any] = {"d_state": d_state, "d_conv": d_conv, "expand": expand}
         self.mixers = nn.ModuleList(
             Mamba(channels, **sizes) if window == 1 else LBMamba(channels, window=window, **sizes) for _ in range(2)
         )
@@ -41,13 +40,14 @@ class BidirectionalScan(nn.Module):
         nn.init.uniform_(self.fusion.bias, -bound, bound)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x: (batch, length, channels). lengths: (batch,) valid steps, None means all; the rest changes none of them."""
+        """x: (batch, length, channels). lengths: (batch,) valid steps, None means all; the rest changes nothing."""
         normalized = F.rms_norm(x, x.shape[-1:], eps=EPS)
         weights = self.fusion.weight.chunk(2, dim=1)
         out = F.linear(x, weights[0] + weights[1], self.fusion.bias)
-        for mixer, norm, weight, reverse in zip(self.mixers, self.norms, weights, (False, True), strict=True):
-            mixed = mixer.mix(normalized * norm, lengths, reverse)  # (batch, length, expand * channels)
-            out = out + F.linear(mixed, weight @ mixer.out_proj.weight)
+        for direction, weight in enumerate(weights):
+            mixer = cast(Mamba, self.mixers[direction])
+            mixed = mixer.mix(normalized * self.norms[direction], lengths, reverse=direction == 1)
+            out = out + F.linear(mixed, weight @ mixer.out_proj.weight)  # from (batch, length, expand * channels)
         return out
 
 
@@ -101,9 +101,7 @@ class ConformerMixer(nn.Module):
 
 
 def _feed_forward(channels: int, hidden: int) -> nn.Module:
-    return nn.Sequential(
-        nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, channels)
-    )
+    return nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, channels))
 
 
 TIME_FREQUENCY_MIXERS: dict[str, Callable[..., nn.Module]] = {

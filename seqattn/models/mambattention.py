@@ -76,7 +76,7 @@ class MambAttention(nn.Module):
     def __init__(
         self, channels: int = 64, blocks: int = 4, *, mixer: str = "mamba", heads: int = 8,
         attention: Literal["shared", "separate", "none"] = "shared",
-        attention_position: Literal["before", "after"] = "before", checkpoint: bool = False, n_fft: int = 400,
+        attention_position: Literal["before", "after"] = "before", checkpoint: bool = True, n_fft: int = 400,
         hop: int = 100, compression: float = 0.3, mask_limit: float = 2.0, **mixer_options: Any,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -110,14 +110,12 @@ class MambAttention(nn.Module):
         model.load_state_dict(convert_state_dict(weights, model))
         return model.to(next(iter(weights.values())).dtype)
 
-    def forward(
-        self, magnitude: Tensor, phase: Tensor, frames: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, magnitude: Tensor, phase: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Enhance compressed spectra.
 
         Args:
             magnitude, phase: (batch, bins, frames), as `spectrum` gives them of waveforms with a mean square of 1.
-            frames: (batch,) valid frames of each clip, None means all. The rest changes nothing and is 0 in the results.
+            frames: (batch,) valid frames, None means all. The rest changes nothing and is 0 in the results.
 
         Returns:
             magnitude, phase (batch, bins, frames) and complex (batch, bins, frames, 2) of the enhanced speech.
@@ -151,7 +149,7 @@ class MambAttention(nn.Module):
             ValueError: a shape does not fit.
         """
         if waveform.ndim != 2 or waveform.shape[1] == 0:
-            raise ValueError(f"MambAttention.enhance: waveform has shape {tuple(waveform.shape)}: give (batch, samples)")
+            raise ValueError(f"enhance: waveform has shape {tuple(waveform.shape)}: give (batch, samples)")
         for name, given in (("lengths", lengths), ("gain", gain)):
             if given is not None and given.shape != waveform.shape[:1]:
                 raise ValueError(

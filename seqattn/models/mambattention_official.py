@@ -77,9 +77,10 @@ def convert_state_dict(state_dict: dict[str, Tensor], model: "MambAttention") ->
 def sizes_of(state_dict: dict[str, Tensor]) -> dict[str, Any]:
     """Constructor arguments of `MambAttention` under which it has the shapes of a published state dict."""
     mixer = "TFMambAttention.0.time_mamba.forward_blocks.0.mixer"
-    channels, (inner, d_state) = _entry(state_dict, "dense_encoder.dense_conv_1.0.weight").shape[0], _entry(
-        state_dict, f"{mixer}.A_log"
-    ).shape
+    channels, (inner, d_state) = (
+        _entry(state_dict, "dense_encoder.dense_conv_1.0.weight").shape[0],
+        _entry(state_dict, f"{mixer}.A_log").shape,
+    )
     return {
         "channels": channels,
         "blocks": 1 + max(int(name.split(".")[1]) for name in state_dict if name.startswith("TFMambAttention.")),

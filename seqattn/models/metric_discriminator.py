@@ -1,6 +1,7 @@
-"""The metric discriminator of MetricGAN as CMGAN, MP-SENet and MambAttention train it (arXiv:2203.15149, section 2.3)."""
+"""The metric discriminator as CMGAN, MP-SENet and MambAttention train it (arXiv:2203.15149, section 2.3)."""
 
-from typing import Self
+from itertools import pairwise
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class MetricDiscriminator(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = [2, width, 2 * width, 4 * width, 8 * width]
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in pairwise(channels):
             conv = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
             layers += [spectral_norm(conv), InstanceNorm(after), nn.PReLU(after)]
         layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten(), spectral_norm(nn.Linear(8 * width, 4 * width))]
@@ -30,15 +31,15 @@ class MetricDiscriminator(nn.Module):
         self.slope = nn.Parameter(torch.ones(1))
 
     @classmethod
-    def from_official(cls, state_dict: dict[str, Tensor]) -> Self:
+    def from_official(cls, state_dict: dict[str, Any]) -> Self:
         """The published discriminator with its weights.
 
         Raises:
             ValueError: an entry is missing.
         """
         weights = state_dict.get("discriminator", state_dict)
-        model = cls(weights["layers.0.weight_orig"].shape[0])  # type: ignore[call-overload, index]
-        model.load_state_dict(convert_discriminator(weights, model))  # type: ignore[arg-type]
+        model = cls(weights["layers.0.weight_orig"].shape[0])
+        model.load_state_dict(convert_discriminator(weights, model))
         return model
 
     def forward(self, reference: Tensor, estimate: Tensor) -> Tensor:

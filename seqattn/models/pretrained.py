@@ -13,15 +13,15 @@ from seqattn.errors import SeqattnError, nearest
 from seqattn.models.mambattention import MambAttention
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
-DEFAULT_ENHANCER = "mambattention-small"
+DEFAULT = "mambattention-small"
 
 
 def pretrained_names() -> list[str]:
-    """Names that `load_enhancer` takes."""
+    """Names that `load_pretrained` takes."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
-def load_enhancer(name: str = DEFAULT_ENHANCER) -> MambAttention:
+def load_pretrained(name: str = DEFAULT) -> MambAttention:
     """A trained speech enhancer, in evaluation mode; its card is beside its weights, as NAME.md.
 
     Raises:
@@ -40,7 +40,7 @@ def load_enhancer(name: str = DEFAULT_ENHANCER) -> MambAttention:
     return model.eval()
 
 
-def pack_enhancer(model: MambAttention, options: Mapping[str, Any]) -> bytes:
-    """The file that `load_enhancer` reads: weights in float16, and the constructor options of `model`."""
+def pack_weights(model: MambAttention, options: Mapping[str, Any]) -> bytes:
+    """The file that `load_pretrained` reads: weights in float16, and the constructor options of `model`."""
     weights = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
     return save(weights, metadata={"options": json.dumps(dict(options))})

@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -68,10 +68,8 @@ class SpeechEnhancement(lightning.LightningModule):
                 "the metric loss needs the package pesq: pip install 'seqattn[speech]', or set loss.metric=0"
             )
         self.workers = PesqWorkers(pesq_workers)
-        self.train_terms = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ("loss", *WEIGHTS)})
-        self.val_terms = nn.ModuleDict(
-            {name: MeanMetric() for name in ("si_sdr", "magnitude", "phase", "complex", "pesq", "pesq_failed")}
-        )
+        self.train_terms = _means("loss", *WEIGHTS)
+        self.val_terms = _means("si_sdr", "magnitude", "phase", "complex", "pesq", "pesq_failed")
         self._pending: list[Scores] = []
 
     @property
@@ -107,11 +105,12 @@ class SpeechEnhancement(lightning.LightningModule):
             with _frozen(self.discriminator):
                 verdict = self.discriminator(target.magnitude, output.magnitude)
             terms["metric"] = (verdict - 1).square().mean()
-        loss = sum((self.loss_weights[name] * term for name, term in terms.items()), start=torch.zeros_like(terms["time"]))
+        loss = torch.stack([self.loss_weights[name] * term for name, term in terms.items()]).sum()
         self._descend(generator, loss)
         for name, value in (("loss", loss), *terms.items()):
-            self.train_terms[name].update(value.detach())
-            self.log(f"train_{name}", self.train_terms[name], on_step=False, on_epoch=True, prog_bar=name == "loss")
+            mean = _mean(self.train_terms, name)
+            mean.update(value.detach())
+            self.log(f"train_{name}", mean, on_step=False, on_epoch=True, prog_bar=name == "loss")
 
     def _discriminator_step(self, optimizer: Any, target: Speech, output: Speech, scores: Scores) -> None:
         assert self.discriminator is not None
@@ -125,18 +124,19 @@ class SpeechEnhancement(lightning.LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
         if self.hparams["gradient_clip"] is not None:
-            self.clip_gradients(optimizer, gradient_clip_val=self.hparams["gradient_clip"], gradient_clip_algorithm="norm")
+            largest = self.hparams["gradient_clip"]
+            self.clip_gradients(optimizer, gradient_clip_val=largest, gradient_clip_algorithm="norm")
         optimizer.step()
 
     def on_train_epoch_end(self) -> None:
-        if not self.train_terms["loss"].compute().isfinite():
+        if not _mean(self.train_terms, "loss").compute().isfinite():
             raise SeqattnError(
                 f"training diverged in epoch {self.current_epoch + 1} (the loss is not finite): lower optimizer.lr or "
                 "set trainer.gradient_clip"
             )
         schedulers = self.lr_schedulers()
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            scheduler.step()  # type: ignore[union-attr, call-arg]
+            scheduler.step()  # type: ignore[union-attr]
 
     def on_validation_epoch_start(self) -> None:
         self._pending = []
@@ -146,26 +146,28 @@ class SpeechEnhancement(lightning.LightningModule):
         output = self.enhanced(batch["noisy"], lengths)
         if self.scores_pesq:
             self._pending.append(self.workers.submit(batch["clean"], output.waveform, lengths))
-        self.val_terms["si_sdr"].update(si_sdr(batch["clean"], output.waveform, lengths))
+        _mean(self.val_terms, "si_sdr").update(si_sdr(batch["clean"], output.waveform, lengths))
         for index, length in enumerate(lengths.tolist()):  # whole clips, so that padding counts for nothing
             target = analysed(self.network.spectrum, batch["clean"][index : index + 1, :length])
             frames = target.magnitude.shape[2]
-            part = Speech(*(form[index : index + 1, :, :frames] for form in output[:3]), output.waveform)
-            self.val_terms["magnitude"].update((target.magnitude - part.magnitude).square().mean())
-            self.val_terms["phase"].update(sum(phase_losses(target.phase, part.phase).values()))
-            self.val_terms["complex"].update(2 * (target.complex - part.complex).square().mean())
+            magnitude, phase, complex_ = (form[index : index + 1, :, :frames] for form in output[:3])
+            errors = {
+                "magnitude": (target.magnitude - magnitude).square().mean(),
+                "phase": torch.stack(list(phase_losses(target.phase, phase).values())).sum(),
+                "complex": 2 * (target.complex - complex_).square().mean(),
+            }
+            for name, error in errors.items():
+                _mean(self.val_terms, name).update(error)
 
     def on_validation_epoch_end(self) -> None:
-        names = ["si_sdr", "magnitude", "phase", "complex"]
+        names = ["si_sdr", "magnitude", "phase", "complex", *(["pesq", "pesq_failed"] if self.scores_pesq else [])]
         for scores in self._pending:
             values = collect(scores).to(self.device)
-            self.val_terms["pesq"].update(values[~values.isnan()])
-            self.val_terms["pesq_failed"].update(values.isnan().float())
-        self.log_dict({f"val_{name}": self.val_terms[name].compute() for name in names}, prog_bar=True)
-        if self.scores_pesq:
-            self.log_dict({f"val_{name}": self.val_terms[name].compute() for name in ("pesq", "pesq_failed")}, prog_bar=True)
-        for metric in self.val_terms.values():
-            metric.reset()  # type: ignore[operator]
+            _mean(self.val_terms, "pesq").update(values[~values.isnan()])
+            _mean(self.val_terms, "pesq_failed").update(values.isnan().float())
+        self.log_dict({f"val_{name}": _mean(self.val_terms, name).compute() for name in names}, prog_bar=True)
+        for name in self.val_terms:
+            _mean(self.val_terms, name).reset()
 
     def configure_optimizers(self) -> Any:
         networks = [self.network, *([self.discriminator] if self.discriminator is not None else [])]
@@ -181,6 +183,15 @@ class SpeechEnhancement(lightning.LightningModule):
 
     def teardown(self, stage: str) -> None:
         self.workers.close()
+
+
+def _means(*names: str) -> nn.ModuleDict:
+    """A mean for each name; without the check for NaN, which would hide a diverged network, weights are ignored."""
+    return nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
+
+
+def _mean(means: nn.ModuleDict, name: str) -> MeanMetric:
+    return cast(MeanMetric, means[name])
 
 
 @contextmanager

@@ -12,7 +12,7 @@ WEIGHTS = {"magnitude": 0.9, "phase": 0.3, "complex": 0.1, "time": 0.2, "metric"
 
 
 class Speech(NamedTuple):
-    """One signal in all its forms: magnitude, phase (batch, bins, frames), complex (.., 2), waveform (batch, samples)."""
+    """One signal in all its forms: (batch, bins, frames), complex with a last axis of 2, waveform (batch, samples)."""
 
     magnitude: Tensor
     phase: Tensor

@@ -290,8 +290,9 @@ def test_mistakes_are_met_before_the_network_is_read(program, in_tmp: Path, argu
     assert list(in_tmp.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # what else is a traceback on stderr
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
-def test_a_file_size_limit_leaves_no_partial_file(tmp_path: Path, suffix: str) -> None:
+def test_a_file_size_limit_leaves_no_partial_file(tmp_path: Path, suffix: str, capfd) -> None:
     noise = np.random.default_rng(0).uniform(-1, 1, (160_000, 1))
     source = write(tmp_path / f"a.{suffix}", noise)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -302,6 +303,7 @@ def test_a_file_size_limit_leaves_no_partial_file(tmp_path: Path, suffix: str) -
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list((tmp_path / "out").iterdir()) == []
+    assert capfd.readouterr().err == ""
 
 
 def test_a_full_disk_stops_at_once_and_leaves_no_partial_file(program, in_tmp: Path, monkeypatch) -> None:

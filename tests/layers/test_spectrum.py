@@ -16,7 +16,7 @@ def test_equals_torch_stft(n_fft, hop):
     magnitude, phase = spectrum(x)
     window = torch.hann_window(n_fft, dtype=x.dtype)
     expected = torch.stft(x, n_fft, hop, window=window, center=True, pad_mode="reflect", return_complex=True)
-    assert magnitude.shape == (2, spectrum.bins, spectrum.frames(10 * n_fft))
+    assert magnitude.shape == (2, spectrum.bins, 1 + 10 * n_fft // hop)
     torch.testing.assert_close(magnitude, expected.abs() ** 0.3, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(to_complex(magnitude, phase), torch.view_as_real(expected.abs() ** -0.7 * expected))
 
@@ -24,7 +24,7 @@ def test_equals_torch_stft(n_fft, hop):
 @pytest.mark.parametrize("samples", [1, 99, 100, 200, 201, 399, 400, 1001, 3200, 3299])
 def test_inverse_has_every_sample(samples):
     spectrum, x = Spectrum(), waves(2, samples)
-    assert spectrum.frames(samples) == spectrum(x)[0].shape[2]
+    assert int(spectrum.frames(torch.tensor(samples))) == spectrum(x)[0].shape[2]
     torch.testing.assert_close(spectrum.inverse(*spectrum(x), samples), x, rtol=0, atol=1e-9)
 
 
@@ -50,7 +50,7 @@ def test_ragged_clips_are_transformed_as_alone():
     for row, length in enumerate(lengths.tolist()):
         alone = x[row : row + 1, :length]
         expected = spectrum(alone)
-        frames = spectrum.frames(length)
+        frames = spectrum.frames(torch.tensor(length))
         torch.testing.assert_close(magnitude[row, :, :frames], expected[0][0], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(phase[row, :, :frames], expected[1][0], rtol=1e-12, atol=1e-9)
         assert (magnitude[row, :, frames:] == 0).all()

@@ -146,7 +146,7 @@ def test_golden_losses(model, discriminator, golden_run):
     gain = float(GOLDEN["norm_factor"])
     clean = torch.from_numpy(GOLDEN["clean_int16"]).double()[None] / 32768 * gain
     target = analysed(model.spectrum, clean)
-    # that clip's first frame is digital silence, whose angles are 0, or pi where a transform gives -0: as the golden run's
+    # its first frame is silent: angles are 0, or pi where a transform gives -0, as the golden run's did in these bins
     target.phase[:, 101:200, 0] = torch.pi
     output = Speech(magnitude, phase, complex_, model.spectrum.inverse(magnitude, phase, 8000))
     terms = reconstruction_losses(model.spectrum, target, output)
@@ -154,7 +154,14 @@ def test_golden_losses(model, discriminator, golden_run):
     terms["metric"] = (generated - 1).square().mean()
     total = sum(WEIGHTS[name] * term for name, term in terms.items())
     phases = phase_losses(target.phase, phase)
-    ours = [terms["magnitude"], *phases.values(), terms["complex"], terms["time"], terms["metric"], terms["consistency"]]
+    ours = [
+        terms["magnitude"],
+        *phases.values(),
+        terms["complex"],
+        terms["time"],
+        terms["metric"],
+        terms["consistency"],
+    ]
     got = torch.stack([*ours, total]).detach().numpy()
     np.testing.assert_allclose(got, GOLDEN["loss_values"], rtol=1e-7)
     scores = {

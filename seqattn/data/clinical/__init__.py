@@ -1,0 +1,1 @@
+"""Irregular health records: readers, schema, notes, batches."""

@@ -1,0 +1,25 @@
+"""Time attention in plain PyTorch: the law that the kernels are tested against."""
+
+import torch
+from torch import Tensor
+
+
+def time_attention_reference(query: Tensor, key: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """Return (out,), (batch, queries, heads, channels) in float64 for float64 and in float32 otherwise.
+
+    The arguments are those of `time_attention`, checked, with a mask of bool that is False past the ends, and zeros for
+    values where it is False and for keys of rows where no channel is observed. One softmax a channel.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    query, key, values = (tensor.to(dtype) for tensor in (query, key, values))
+    scores = torch.einsum("qhd,blhd->bqhl", query, key) / query.shape[-1] ** 0.5
+    if not scores.shape[-1]:
+        return (scores.sum(-1, keepdim=True) * values.sum(1)[:, None, None],)
+    channels = []
+    for value, observed in zip(values.unbind(-1), mask[:, None, None].unbind(-1), strict=True):
+        # finite, for channels that are never observed: their weights are even, and then 0
+        weights = scores.masked_fill(~observed, torch.finfo(dtype).min).softmax(-1).where(observed, 0)
+        channels.append(torch.einsum("bqhl,bl->bqh", weights, value))
+    if not channels:
+        return (scores[..., :0],)
+    return (torch.stack(channels, dim=-1),)
