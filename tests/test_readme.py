@@ -7,6 +7,7 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,11 +34,14 @@ def shortened(command: str) -> str:
 
 
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
     found = [line for line in commands(README.read_text(encoding="utf-8")) if line.startswith("seqattn ")]
     assert len(found) >= 3, found
     scripts = sysconfig.get_path("scripts")
     foreign = ("RANK", "LOCAL_RANK", "NODE_RANK", "SEQATTN_RUN_DIRECTORY")
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
+    seconds = np.arange(16_000) / 16_000
+    soundfile.write(tmp_path / "noisy.wav", 0.1 * np.sin(2 * np.pi * 220 * seconds), 16_000)
     environment |= {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     for command in found:
         shell = ["bash", "-c", shortened(command)]

@@ -130,6 +130,7 @@ def summary_sentence(results: dict[str, Any], run: RunDirectory) -> str:
     found = results["validation"]
     pesq = f"PESQ {found['val_pesq']:.2f}, " if "val_pesq" in found else ""
     return (
-        f"{results['config']}: validation {pesq}SI-SDR {found['val_si_sdr']:.1f} dB in epoch {results['best_epoch']} "
+        f"{results['config']}: validation {pesq}SI-SDR {found['val_si_sdr']:.1f} dB (noisy {found['val_si_sdr_noisy']:.1f}) "
+        f"in epoch {results['best_epoch']} "
         f"({results['protocol']} protocol: {results['selection']}); run directory {run.path}"
     )

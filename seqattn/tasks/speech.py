@@ -42,7 +42,7 @@ class SpeechEnhancement(lightning.LightningModule):
         gradient_clip: largest norm of the generator's and of the discriminator's gradient, None means any.
         pesq_workers: processes that compute PESQ, 0 means this one.
 
-    A batch is a dict, see `seqattn.data.speech`. Logs train_loss and every term as train_NAME; val_si_sdr (dB),
+    A batch is a dict, see `seqattn.data.speech`. Logs train_loss and every term as train_NAME; val_si_sdr and val_si_sdr_noisy (dB),
     val_magnitude, val_phase and val_complex errors, and where the package pesq is installed val_pesq and, of the
     utterances it refuses, their number val_pesq_failed.
 
@@ -69,7 +69,7 @@ class SpeechEnhancement(lightning.LightningModule):
             )
         self.workers = PesqWorkers(pesq_workers)
         self.train_terms = _means("loss", *WEIGHTS)
-        self.val_terms = _means("si_sdr", "magnitude", "phase", "complex", "pesq", "pesq_failed")
+        self.val_terms = _means("si_sdr", "si_sdr_noisy", "magnitude", "phase", "complex", "pesq", "pesq_failed")
         self._pending: list[Scores] = []
 
     @property
@@ -147,6 +147,7 @@ class SpeechEnhancement(lightning.LightningModule):
         if self.scores_pesq:
             self._pending.append(self.workers.submit(batch["clean"], output.waveform, lengths))
         _mean(self.val_terms, "si_sdr").update(si_sdr(batch["clean"], output.waveform, lengths))
+        _mean(self.val_terms, "si_sdr_noisy").update(si_sdr(batch["clean"], batch["noisy"], lengths))
         for index, length in enumerate(lengths.tolist()):  # whole clips, so that padding counts for nothing
             target = analysed(self.network.spectrum, batch["clean"][index : index + 1, :length])
             frames = target.magnitude.shape[2]
@@ -160,7 +161,14 @@ class SpeechEnhancement(lightning.LightningModule):
                 _mean(self.val_terms, name).update(error)
 
     def on_validation_epoch_end(self) -> None:
-        names = ["si_sdr", "magnitude", "phase", "complex", *(["pesq", "pesq_failed"] if self.scores_pesq else [])]
+        names = [
+            "si_sdr",
+            "si_sdr_noisy",
+            "magnitude",
+            "phase",
+            "complex",
+            *(["pesq", "pesq_failed"] if self.scores_pesq else []),
+        ]
         for scores in self._pending:
             values = collect(scores).to(self.device)
             _mean(self.val_terms, "pesq").update(values[~values.isnan()])

@@ -1,4 +1,4 @@
-"""Which variables a model takes, how each is clipped and scaled: a JSON file that training writes and prediction reads."""
+"""Which variables a model takes and how each is clipped and scaled: JSON that training writes, prediction reads."""
 
 import json
 import math

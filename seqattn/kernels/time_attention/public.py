@@ -1,4 +1,4 @@
-"""What users call: arguments are checked and what is unobserved is blanked here, once for every backend."""
+"""What users call: the arguments are checked here, once for every backend."""
 
 import sys
 from typing import NoReturn
@@ -53,12 +53,11 @@ def time_attention(
     module, function = IMPLEMENTATIONS[resolve_backend(backend, query.device.type, tuple(IMPLEMENTATIONS))]
     load_backend(module)
     attend = getattr(sys.modules[module], function)
-    observed = mask != 0
+    observed = mask.bool()
     if lengths is not None:
         observed = observed & (torch.arange(key.shape[1], device=key.device) < lengths[:, None])[..., None]
-    seen = observed.any(-1)[..., None, None]  # (batch, length, 1, 1)
     with torch.autocast(query.device.type, enabled=False):  # which would compute products of float32 in half precision
-        out, *_ = attend(query, key.where(seen, 0), values.where(observed, 0), observed)
+        out, *_ = attend(query, key, values, observed)
     return out.to(query.dtype)
 
 

@@ -7,11 +7,12 @@ from torch import Tensor
 def time_attention_reference(query: Tensor, key: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
     """Return (out,), (batch, queries, heads, channels) in float64 for float64 and in float32 otherwise.
 
-    The arguments are those of `time_attention`, checked, with a mask of bool that is False past the ends, and zeros for
-    values where it is False and for keys of rows where no channel is observed. One softmax a channel.
+    The arguments are those of `time_attention`, checked, with a mask of bool that is False past the ends. One softmax a
+    channel.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
-    query, key, values = (tensor.to(dtype) for tensor in (query, key, values))
+    query, values = query.to(dtype), values.to(dtype).where(mask, 0)
+    key = key.to(dtype).where(mask.any(-1)[..., None, None], 0)
     scores = torch.einsum("qhd,blhd->bqhl", query, key) / query.shape[-1] ** 0.5
     if not scores.shape[-1]:
         return (scores.sum(-1, keepdim=True) * values.sum(1)[:, None, None],)

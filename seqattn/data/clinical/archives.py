@@ -1,0 +1,129 @@
+"""Many small text files in a .tar.xz archive or a folder, read as one table and kept parsed in the cache."""
+
+import contextlib
+import hashlib
+import io
+import lzma
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqattn.data.cache import cache_folder
+from seqattn.errors import SeqattnError
+
+READER_VERSION = 1  # raise it when a parsed copy changes
+Arrays = dict[str, NDArray]
+
+
+def data_folder(name: str, marks: tuple[str, ...], data_dir: str | Path | None) -> Path:
+    """The folder of a data set: one that holds something which matches one of the patterns `marks`.
+
+    Looked for as data_dir, data_dir/NAME and data_dir/ehr/NAME; without data_dir in $SEQATTN_DATA (where unset:
+    ../shared/data). Raises SeqattnError where it is not found.
+    """
+    root = Path(os.path.expanduser(data_dir or os.environ.get("SEQATTN_DATA") or "../shared/data"))
+    if data_dir is not None and not root.is_dir():
+        raise SeqattnError(f"the data folder {root} does not exist; check the path")
+    for folder in (root, root / name, root / "ehr" / name):
+        if any(next(folder.glob(mark), None) for mark in marks):
+            return folder
+    raise SeqattnError(f"{root} holds no {name}: there is no {' or '.join(marks)} in it; check the path")
+
+
+def archive_or_folder(folder: Path, name: str) -> Path:
+    """folder/NAME.tar.xz (or .tar.gz, .tgz, .tar), else the folder folder/NAME; raises SeqattnError without either."""
+    for suffix in (".tar.xz", ".tar.gz", ".tgz", ".tar"):
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    if (folder / name).is_dir():
+        return folder / name
+    raise SeqattnError(f"{folder} has neither {name}.tar.xz nor a folder {name}; put one of them there")
+
+
+def text_files(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file that ends in `suffix`, sorted by name, of an archive or a folder.
+
+    Raises SeqattnError where the archive is damaged or there is no such file.
+    """
+    contents: dict[str, bytes] = {}
+    try:
+        if path.is_dir():
+            contents = {file.name: file.read_bytes() for file in path.rglob(f"*{suffix}")}
+        else:
+            with tarfile.open(path) as archive:
+                for member in archive:
+                    name = Path(member.name).name
+                    stream = archive.extractfile(member) if name.endswith(suffix) else None
+                    if stream is not None:
+                        contents[name] = stream.read()
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
+        raise SeqattnError(f"{path} is damaged or cannot be read ({error}); fetch it anew") from error
+    if not contents:
+        raise SeqattnError(f"{path} holds no file *{suffix}; check the path")
+    yield from sorted(contents.items())
+
+
+def joined(path: Path, suffix: str, header: bytes) -> tuple[list[str], NDArray[np.int64], io.BytesIO]:
+    """Stems of the files, lines of each without its header, and all those lines as one text.
+
+    Raises SeqattnError where a file does not begin with `header`.
+    """
+    names, lengths, parts = [], [], []
+    for name, content in text_files(path, suffix):
+        first, _, body = content.replace(b"\r\n", b"\n").partition(b"\n")
+        if first.strip() != header:
+            problem = f"{path}, {name}: the header is {first[:60].decode(errors='replace')!r}"
+            raise SeqattnError(f"{problem} where {header[:60].decode()!r} is due; mend or remove the file")
+        body = body.strip(b"\n")
+        body += b"\n" if body else b""
+        names.append(name.removesuffix(suffix))
+        lengths.append(body.count(b"\n"))
+        parts.append(body)
+    return names, np.array(lengths, dtype=np.int64), io.BytesIO(b"".join(parts))
+
+
+def cached(archive: Path, parse: Callable[[Path], Arrays]) -> Arrays:
+    """What `parse` makes of an archive, from its parsed copy where there is one; a folder is parsed every time.
+
+    The copy's name is the SHA-256 of the archive's content. A cache that is damaged, full or read-only costs only time.
+    """
+    if archive.is_dir():
+        return parse(archive)
+    try:
+        with archive.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SeqattnError(f"{archive} cannot be read ({error.strerror}); check its permissions") from error
+    copy = cache_folder() / "clinical" / f"{digest}.{parse.__name__.strip('_')}.v{READER_VERSION}.npz"
+    arrays = _load(copy)
+    if arrays is None:
+        arrays = parse(archive)
+        save_arrays(copy, arrays)
+    return arrays
+
+
+def save_arrays(copy: Path, arrays: Mapping[str, NDArray]) -> None:
+    """Write a copy into the cache, whole or not at all; a disk that refuses is no error."""
+    with contextlib.suppress(OSError):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=copy.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            os.replace(temporary, copy)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+
+def _load(copy: Path) -> Arrays | None:
+    try:
+        with np.load(copy, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception:  # whatever the damage, the archive is still there
+        return None
