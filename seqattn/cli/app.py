@@ -2,7 +2,7 @@
 
 import typer
 
-from seqattn.cli import classification, enhance, info, speech
+from seqattn.cli import classification, ehr, enhance, info, speech
 
 app = typer.Typer(
     help="Train, evaluate and use sequence models for time series, speech and health records.",
@@ -16,9 +16,12 @@ predict = typer.Typer(help="Apply a run to new data.", no_args_is_help=True)
 
 train.command("classification")(classification.train)
 train.command("speech")(speech.train)
+train.command("ehr")(ehr.train)
 evaluate.command("classification")(classification.evaluate)
 evaluate.command("speech")(speech.evaluate)
+evaluate.command("ehr")(ehr.evaluate)
 predict.command("classification")(classification.predict)
+predict.command("ehr")(ehr.predict)
 
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")

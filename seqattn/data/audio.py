@@ -192,7 +192,7 @@ class _Disk:
         self._unless_broken(self._file.flush)
 
     def _unless_broken(self, action: Callable[[], int | None]) -> int:
-        """What an action gives; 0 from the first OSError on: a buffer that the disk refused fails again at every call."""
+        """What an action gives; 0 from the first OSError on, as what the disk refused fails again at every call."""
         if self._error is None:
             try:
                 return action() or 0
@@ -232,7 +232,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _skip(file: Any, samples: int) -> None:
-    """Go to a sample of a file that was just opened; an MP3 is decoded up to there, as libsndfile seeks wrongly in it."""
+    """Go to a sample of a file just opened; an MP3, in which libsndfile seeks wrongly, is decoded up to there."""
     if file.format != "MP3":
         file.seek(samples)
         return

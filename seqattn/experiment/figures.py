@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from seqattn.experiment.run_directory import atomic_write
+from seqattn.metrics.clinical import reliability
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -101,18 +103,38 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def speech_curves(rows: Sequence[Mapping[str, float]], title: str, path: Path) -> None:
-    """rows: a speech run's table, one mapping an epoch: the training loss, validation SI-SDR and validation PESQ."""
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    figure.suptitle(_plain(title))
-    columns = [
-        ("train_loss", "training loss"),
-        ("val_si_sdr", "validation SI-SDR (dB)"),
-        ("val_pesq", "validation PESQ"),
-    ]
+def metric_curves(
+    rows: Sequence[Mapping[str, float]], columns: Sequence[tuple[str, str]], title: str, path: Path
+) -> None:
+    """rows: a run's table, one mapping an epoch. columns: names and labels; those that no row has are left out."""
     present = [(name, label) for name, label in columns if any(name in row for row in rows)]
+    figure = Figure(figsize=(3.4 * len(present), 3.4), layout="constrained")
+    figure.suptitle(_plain(title))
     for axes, (name, label) in zip(figure.subplots(1, len(present), squeeze=False)[0], present, strict=True):
         points = [(row["epoch"], row[name]) for row in rows if name in row]
         axes.plot(*zip(*points, strict=True), marker=".")
         axes.set(xlabel="epoch", ylabel=label)
+    save(figure, path)
+
+
+def risk_curves(risk: np.ndarray, label: np.ndarray, title: str, path: Path) -> None:
+    """risk, label: (cases,). Receiver operating characteristic, precision against recall, and calibration."""
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure.suptitle(_plain(title))
+    roc, ranked, calibrated = figure.subplots(1, 3)
+    if 0 < label.sum() < len(label):
+        false_positives, true_positives, _ = roc_curve(label, risk)
+        precision, recall, _ = precision_recall_curve(label, risk)
+        roc.plot(false_positives, true_positives)
+        ranked.plot(recall, precision)
+    roc.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    ranked.axhline(label.mean(), color="grey", linewidth=0.8)
+    mean, frequency, count = reliability(risk, label)
+    calibrated.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    calibrated.plot(mean, frequency, marker="o")
+    for x, y, cases in zip(mean, frequency, count, strict=True):
+        calibrated.annotate(f"{cases:.0f}", (x, y), textcoords="offset points", xytext=(4, -10), fontsize=7)
+    roc.set(xlabel="false positive rate", ylabel="true positive rate")
+    ranked.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02))
+    calibrated.set(xlabel="mean risk of a bin", ylabel="frequency (and cases)")
     save(figure, path)

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from seqattn.data.speech import SpeechDataModule
 from seqattn.errors import SeqattnError
 from seqattn.experiment.callbacks import read_table
-from seqattn.experiment.figures import speech_curves
+from seqattn.experiment.figures import metric_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write, is_first_process
 from seqattn.experiment.speech_config import SpeechConfig
 from seqattn.experiment.trainer import build_trainer, check_devices, check_weights, fit, read_checkpoint
@@ -26,6 +26,7 @@ SELECTION = {
     "holdout": "best epoch on held-out speakers and noises",
     "paper": "best epoch on the test list, as most published recipes do (optimistic)",
 }
+SMALLEST_SPECTRUM = 16  # the discriminator halves both axes four times
 
 
 def train_run(config: SpeechConfig, out: Path | None = None, resume: Path | None = None) -> RunDirectory:
@@ -39,7 +40,7 @@ def train_run(config: SpeechConfig, out: Path | None = None, resume: Path | None
     check_devices(config.trainer)
     data = data_module(config)
     data.setup()  # every mistake that can be met before anything is written
-    build_module(config)
+    _check_metric_loss(config, build_module(config))
     if resume is not None:
         run = RunDirectory.open(resume)
     else:
@@ -74,6 +75,22 @@ def build_module(config: SpeechConfig) -> SpeechEnhancement:
     )  # fmt: skip
 
 
+def _check_metric_loss(config: SpeechConfig, module: SpeechEnhancement) -> None:
+    if module.discriminator is None:
+        return
+    if not module.scores_pesq:
+        raise SeqattnError(
+            "the metric loss needs the package pesq: pip install 'seqattn[speech]', or set loss.metric=0"
+        )
+    spectrum = module.network.spectrum
+    frames = int(spectrum.frames(torch.tensor(config.data.segment)))
+    if min(frames, spectrum.bins) < SMALLEST_SPECTRUM:
+        raise SeqattnError(
+            f"the metric loss judges spectra of at least {SMALLEST_SPECTRUM} frames and bins, these have {frames} and "
+            f"{spectrum.bins}: raise data.segment or model.n_fft, or set loss.metric=0"
+        )
+
+
 def load_module(run: RunDirectory) -> SpeechEnhancement:
     """The run's best network, in evaluation mode, on the CPU.
 
@@ -103,9 +120,13 @@ def _finish(config: SpeechConfig, run: RunDirectory, monitor: str) -> None:
     module = load_module(run)
     weights = {name: value.contiguous() for name, value in module.network.state_dict().items()}
     atomic_write(run.weights, lambda file: file.write(save(weights)) and None)
-    speech_curves(
-        rows, f"{config.name}, {config.protocol} protocol, seed {config.seed}", run.figures / "learning_curves.png"
-    )
+    curves = [
+        ("train_loss", "training loss"),
+        ("val_si_sdr", "validation SI-SDR (dB)"),
+        ("val_pesq", "validation PESQ"),
+    ]
+    title = f"{config.name}, {config.protocol} protocol, seed {config.seed}"
+    metric_curves(rows, curves, title, run.figures / "learning_curves.png")
     results: dict[str, Any] = {
         "task": "speech",
         "config": config.name,
@@ -115,7 +136,7 @@ def _finish(config: SpeechConfig, run: RunDirectory, monitor: str) -> None:
         "seed": config.seed,
         "best_epoch": int(best["epoch"]),
         "epochs": int(rows[-1]["epoch"]),
-        "validation": {name: value for name, value in best.items() if name.startswith("val_")},
+        "validation": {name: value for name, value in best.items() if name.startswith("val_") and math.isfinite(value)},
         "parameters": module.num_parameters,
         "seconds_per_epoch": round(statistics.median(row["seconds"] for row in rows), 3),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
@@ -128,9 +149,10 @@ def _finish(config: SpeechConfig, run: RunDirectory, monitor: str) -> None:
 def summary_sentence(results: dict[str, Any], run: RunDirectory) -> str:
     """The line a run ends with."""
     found = results["validation"]
+    ratio, noisy = (found.get(name, math.nan) for name in ("val_si_sdr", "val_si_sdr_noisy"))
     pesq = f"PESQ {found['val_pesq']:.2f}, " if "val_pesq" in found else ""
     return (
-        f"{results['config']}: validation {pesq}SI-SDR {found['val_si_sdr']:.1f} dB (noisy {found['val_si_sdr_noisy']:.1f}) "
-        f"in epoch {results['best_epoch']} "
+        f"{results['config']}: validation {pesq}SI-SDR {ratio:.1f} dB (noisy {noisy:.1f}) in epoch "
+        f"{results['best_epoch']} "
         f"({results['protocol']} protocol: {results['selection']}); run directory {run.path}"
     )

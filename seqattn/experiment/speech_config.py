@@ -1,8 +1,9 @@
 """The typed configuration of a speech-enhancement experiment."""
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from seqattn.experiment.config import Config, Count, NonNegative, Positive, TrainerConfig
 
@@ -29,11 +30,20 @@ class SpeechDataConfig(Config):
     validation_clips: Count | None = None
     num_workers: Annotated[int, Field(ge=0)] = 0
 
-    @model_validator(mode="after")
-    def _range(self) -> "SpeechDataConfig":
-        if self.snr_range[0] > self.snr_range[1]:
-            raise ValueError(f"data.snr_range is {list(self.snr_range)}: give the lower one first")
-        return self
+    @field_validator("snr_range")
+    @classmethod
+    def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("give the lower one first")
+        return value
+
+
+MIXER_OPTIONS = {
+    "mamba": ("d_state", "d_conv", "expand"),
+    "lbmamba": ("d_state", "d_conv", "expand", "window"),
+    "lstm": ("hidden",),
+    "conformer": ("kernel_size", "ff"),
+}
 
 
 class MambAttentionConfig(Config):
@@ -43,12 +53,12 @@ class MambAttentionConfig(Config):
     channels: Count = 64
     blocks: Count = 4
     mixer: Literal["mamba", "lbmamba", "lstm", "conformer"] = "mamba"
-    heads: Count = 8
+    heads: Annotated[Count, Field(validate_default=True)] = 8
     attention: Literal["shared", "separate", "none"] = "shared"
     attention_position: Literal["before", "after"] = "before"
     checkpoint: bool = True
     n_fft: Annotated[int, Field(ge=8, multiple_of=4)] = 400
-    hop: Count = 100
+    hop: Annotated[Count, Field(validate_default=True)] = 100
     d_state: Count | None = None
     d_conv: Count | None = None
     expand: Count | None = None
@@ -56,6 +66,30 @@ class MambAttentionConfig(Config):
     hidden: Count | None = None
     kernel_size: Count | None = None
     ff: Count | None = None
+
+    @field_validator("heads")
+    @classmethod
+    def _divide_channels(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("channels", 0) % value:
+            raise ValueError(f"must divide channels = {info.data['channels']}")
+        return value
+
+    @field_validator("hop")
+    @classmethod
+    def _overlap(cls, value: int, info: ValidationInfo) -> int:
+        if 2 * value > info.data.get("n_fft", math.inf):
+            raise ValueError(f"must be at most half of n_fft = {info.data['n_fft']}")
+        return value
+
+    @field_validator("d_state", "d_conv", "expand", "window", "hidden", "kernel_size", "ff")
+    @classmethod
+    def _of_the_mixer(cls, value: int | None, info: ValidationInfo) -> int | None:
+        mixer, name = info.data.get("mixer"), info.field_name
+        if value is not None and mixer in MIXER_OPTIONS and name not in MIXER_OPTIONS[mixer]:
+            raise ValueError(f"is no option of the mixer {mixer}, which has {' and '.join(MIXER_OPTIONS[mixer])}")
+        if name == "kernel_size" and value is not None and value % 2 == 0:
+            raise ValueError("must be odd")
+        return value
 
     def network_options(self) -> dict[str, Any]:
         """The arguments of the network."""

@@ -9,12 +9,8 @@ class ResidualHead(nn.Module):
 
     def __init__(self, width: int, num_labels: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.hidden, self.back, self.out = (
-            nn.Linear(width, width),
-            nn.Linear(width, width),
-            nn.Linear(width, num_labels),
-        )
-        self.dropout = nn.Dropout(dropout)
+        self.hidden, self.back = nn.Linear(width, width), nn.Linear(width, width)
+        self.out, self.dropout = nn.Linear(width, num_labels), nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width) -> (batch, num_labels)."""

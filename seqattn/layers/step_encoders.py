@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seqattn.layers.attention_stack import AttentionStack
 
@@ -47,9 +48,10 @@ class FlatCNN(nn.Module):
 
     def __init__(self, channels: int, layers: int, steps: int, kernel_size: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv1d(channels, channels, kernel_size, padding="same") for _ in range(layers))
+        self.convs = nn.ModuleList(nn.Conv1d(channels, channels, kernel_size) for _ in range(layers))
         for _ in range(layers):
             steps = (steps + 1) // 2
+        self.padding = ((kernel_size - 1) // 2, kernel_size // 2)
         self.pool, self.dropout = nn.MaxPool1d(2, ceil_mode=True), nn.Dropout(dropout)
         self.out, self.width = nn.Linear(steps * channels, channels), channels
 
@@ -57,7 +59,7 @@ class FlatCNN(nn.Module):
         """(batch, steps, channels) -> (batch, channels)."""
         x = x.transpose(1, 2)
         for conv in self.convs:
-            x = self.pool(torch.relu(conv(x)))
+            x = self.pool(torch.relu(conv(F.pad(x, self.padding))))
         return torch.relu(self.out(self.dropout(x.flatten(1))))
 
 

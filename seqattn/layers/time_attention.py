@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqattn.errors import SeqattnError
-from seqattn.kernels.time_attention import time_attention
+from seqattn.kernels import time_attention
 
 
 class TimeAttention(nn.Module):

@@ -80,9 +80,10 @@ class UTDE(nn.Module):
             self.gate = MixtureGate(embed_dim, gate, dropout)
 
     def forward(
-        self, query: Tensor, key: Tensor, values: Tensor, mask: Tensor, regular: Tensor, lengths: Tensor | None = None
-    ) -> Mixture:
-        """query, key, values, mask, lengths: see `TimeAttention`.
+        self, query: Tensor | None, key: Tensor | None, values: Tensor, mask: Tensor, regular: Tensor,
+        lengths: Tensor | None = None,
+    ) -> Mixture:  # fmt: skip
+        """query, key, values, mask, lengths: see `TimeAttention`; query and key may be None without it.
 
         regular: (batch, steps, 2 · channels) of `layers.imputation.regular_grid`, as many steps as queries.
         """

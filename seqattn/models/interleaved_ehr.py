@@ -65,13 +65,14 @@ class InterleavedEHR(nn.Module):
         dropout: float = 0.1,
     ) -> None:  # fmt: skip
         super().__init__()
+        cross_layers = num_layers if cross_layers is None else cross_layers
         sizes = {
             "num_channels": num_channels, "num_steps": num_steps, "num_labels": num_labels, "embed_dim": embed_dim,
-            "num_heads": num_heads, "num_layers": num_layers, "time_heads": time_heads, "note_width": note_width,
+            "num_heads": num_heads, "num_layers": num_layers, "cross_layers": cross_layers,
+            "time_heads": time_heads, "note_width": note_width,
         }  # fmt: skip
         _check(sizes, {"fusion": fusion, "encoder": encoder, "modality": modality, "fill": fill})
         self.num_channels, self.num_steps, self.note_width, self.fill = num_channels, num_steps, note_width, fill
-        self.time_embedding = TimeEmbedding(embed_time, time_init, num_steps)
         self.series = self.notes = None
         if fusion is not None or modality == "series":
             self.series = UTDE(
@@ -80,8 +81,11 @@ class InterleavedEHR(nn.Module):
             )  # fmt: skip
         if fusion is not None or modality == "notes":
             self.notes = NoteAttention(embed_time, time_heads, note_width, embed_dim, dropout)
+        self.time_embedding = None
+        if self.notes is not None or branches != "imputation":
+            self.time_embedding = TimeEmbedding(embed_time, time_init, num_steps)
         self.trunk = build_trunk(
-            fusion, encoder, embed_dim, num_heads, num_layers, cross_layers or num_layers, num_steps,
+            fusion, encoder, embed_dim, num_heads, num_layers, cross_layers, num_steps,
             kernel_size=kernel_size, lstm_state=lstm_state, dropout=dropout,
         )  # fmt: skip
         self.head = ResidualHead(self.trunk.width, num_labels, dropout)
@@ -104,8 +108,8 @@ class InterleavedEHR(nn.Module):
             kernel_size=kernel_size, dropout=dropout, **official_options(state_dict),
         )  # fmt: skip
         weights = convert_state_dict(state_dict, model)
-        model.load_state_dict(weights)
-        return model.to(weights["head.out.weight"].dtype)
+        model.to(weights["head.out.weight"].dtype).load_state_dict(weights)
+        return model
 
     def forward(
         self, values: Tensor | None, mask: Tensor | None, times: Tensor | None, regular: Tensor | None = None,
@@ -127,13 +131,12 @@ class InterleavedEHR(nn.Module):
         Raises:
             SeqattnError: an argument is missing or a shape does not fit.
         """
-        query = self._query()
         series = notes = None
         if self.series is not None:
             series = self.mixture(values, mask, times, regular, lengths).mixed
         if self.notes is not None:
-            like = values if series is None else series
-            notes = self.notes(query, *self._note_inputs(note_vectors, note_times, note_mask, like))
+            vectors, given_times, given = self._note_inputs(note_vectors, note_times, note_mask, values)
+            notes = self.notes(self._query(), self._embedded(given_times), vectors, given)
         if series is None or notes is None:
             return self.head(self.trunk(notes if series is None else series))
         return self.head(self.trunk(notes, series))
@@ -152,12 +155,11 @@ class InterleavedEHR(nn.Module):
                 'InterleavedEHR: this model reads notes only: build it with a fusion or modality="series"'
             )
         values, observed, times = self._series_inputs(values, mask, times, lengths)
-        dtype = self.head.out.weight.dtype
         if regular is None:
             regular = regular_grid(values, observed, times, self.num_steps, lengths=lengths, fill=self.fill)
         _check_shape("regular", regular, (len(values), self.num_steps, 2 * self.num_channels))
-        key = self.time_embedding(times)
-        return self.series(self._query(), key, values, observed, regular.to(dtype), lengths)
+        key = self._embedded(times.masked_fill(~observed.any(-1), 0))
+        return self.series(self._query(), key, values, observed, regular.to(self.head.out.weight.dtype), lengths)
 
     def attention(self, mask: Tensor, times: Tensor, lengths: Tensor | None = None) -> Tensor:
         """How much every step looks at every row of the series, (batch, time_heads, num_steps, length), for pictures.
@@ -165,19 +167,24 @@ class InterleavedEHR(nn.Module):
         Raises:
             SeqattnError: the model has no time attention over series.
         """
-        if self.series is None or self.series.attention is None:
+        if self.series is None or self.series.attention is None or self.time_embedding is None:
             raise SeqattnError("InterleavedEHR: this model has no time attention over series to show")
-        _, observed, times = self._series_inputs(torch.zeros_like(mask, dtype=times.dtype), mask, times, lengths)
-        return self.series.attention.row_weights(self._query(), self.time_embedding(times), observed)
+        _, observed, times = self._series_inputs(mask, mask, times, lengths)
+        query = self.time_embedding(query_times(self.num_steps, self.head.out.weight))
+        key = self.time_embedding(times.masked_fill(~observed.any(-1), 0))
+        return self.series.attention.row_weights(query, key, observed)
 
-    def _query(self) -> Tensor:
+    def _embedded(self, times: Tensor) -> Tensor | None:
+        return None if self.time_embedding is None else self.time_embedding(times)
+
+    def _query(self) -> Tensor | None:
         """(num_steps, embed_time)."""
-        return self.time_embedding(query_times(self.num_steps, self.head.out.weight))
+        return self._embedded(query_times(self.num_steps, self.head.out.weight))
 
     def _series_inputs(
         self, values: Tensor | None, mask: Tensor | None, times: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """values; mask as booleans, False past the ends; times, 0 for rows without an observation."""
+        """values; mask as booleans, False past the ends; times."""
         if values is None or mask is None or times is None:
             raise SeqattnError("InterleavedEHR: this model reads series: give values, mask and times")
         if values.ndim != 3 or values.shape[2] != self.num_channels:
@@ -189,12 +196,12 @@ class InterleavedEHR(nn.Module):
         if lengths is not None:
             _check_shape("lengths", lengths, values.shape[:1])
             observed = observed & length_mask(lengths, values.shape[1])[..., None]
-        return values, observed, times.masked_fill(~observed.any(-1), 0)
+        return values, observed, times
 
     def _note_inputs(
         self, vectors: Tensor | None, times: Tensor | None, mask: Tensor | None, like: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Embedded times, vectors and mask, of at least one note, which may be padding."""
+        """vectors; times, 0 for padding; mask as booleans; of at least one note, which may be padding."""
         if vectors is None:
             if like is None:
                 raise SeqattnError("InterleavedEHR: this model reads notes: give note_vectors and note_times")
@@ -212,7 +219,7 @@ class InterleavedEHR(nn.Module):
         mask = mask != 0
         if vectors.shape[1] == 0:
             vectors, times, mask = F.pad(vectors, (0, 0, 0, 1)), F.pad(times, (0, 1)), F.pad(mask, (0, 1))
-        return self.time_embedding(times.masked_fill(~mask, 0)), vectors, mask
+        return vectors, times.masked_fill(~mask, 0), mask
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...] | torch.Size) -> None:

@@ -79,7 +79,7 @@ def convert_state_dict(state_dict: dict[str, Tensor], model: "InterleavedEHR") -
     out, used = {}, set()
     encoder = _encoder_names(state_dict, model)
     for name, value in model.state_dict().items():
-        theirs = encoder.get(name) or official_name(name)
+        theirs = encoder.get(name) or _as_spelled(official_name(name), state_dict)
         if theirs == "proj_ts.weight" and theirs not in state_dict and value.shape[0] == value.shape[1]:
             out[name] = torch.eye(len(value)).reshape(value.shape)  # where the widths agree they have no projection
             continue
@@ -99,6 +99,13 @@ def convert_state_dict(state_dict: dict[str, Tensor], model: "InterleavedEHR") -
     if left:
         raise SeqattnError(f"InterleavedEHR.from_official: {min(left)!r} has no place in this network; check layers")
     return out
+
+
+def _as_spelled(name: str, state_dict: dict[str, Tensor]) -> str:
+    """The name itself, unless it is of the table of a stack's other sequence, whose spelling varies."""
+    stack, _, rest = name.partition(".")
+    tables = [key for key in state_dict if key.startswith(f"{stack}.embed_positions") and "kv" in key]
+    return tables[0] if rest == "embed_positions_kv.weight" and tables else name
 
 
 def _encoder_names(state_dict: dict[str, Tensor], model: "InterleavedEHR") -> dict[str, str]:

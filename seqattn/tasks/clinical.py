@@ -39,6 +39,8 @@ class ClinicalPrediction(lightning.LightningModule):
     (at 0.5), of several labels the means over labels.
     """
 
+    positive_weight: Tensor
+
     def __init__(
         self, *, model: str = "interleaved", model_options: dict[str, Any], labels: Sequence[str], num_channels: int,
         num_steps: int, positive_weight: Sequence[float] | None = None, optimizer: dict[str, Any] | None = None,

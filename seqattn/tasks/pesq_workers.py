@@ -1,19 +1,27 @@
 """PESQ of many clips in processes beside the training."""
 
+import math
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import torch
 from torch import Tensor
 
+from seqattn.errors import SeqattnError
 from seqattn.metrics.perceptual import pesq_score
+from seqattn.tasks.pesq_process import serve_parent
 
 Scores = Sequence[Future[float | None]]
+BROKEN = "a process that computes PESQ was ended from outside: resume the run, with pesq_workers=0 if it happens again"
 
 
 class PesqWorkers:
-    """Processes that score clips; with 0 of them this process does. They start with the first clip."""
+    """Processes that score clips; with 0 of them this process does. They start with the first clip.
+
+    Where one of them is ended from outside, `submit` and `collect` raise SeqattnError.
+    """
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -31,8 +39,12 @@ class PesqWorkers:
         if self.count == 0:
             return [_done(pesq_score(*pair)) for pair in pairs]
         if self._pool is None:  # forked processes would inherit locked OpenMP and CUDA state
-            self._pool = ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"))
-        return [self._pool.submit(pesq_score, *pair) for pair in pairs]
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.count, spawn, initializer=serve_parent)
+        try:
+            return [self._pool.submit(pesq_score, *pair) for pair in pairs]
+        except BrokenProcessPool:
+            raise SeqattnError(BROKEN) from None
 
     def close(self) -> None:
         """Stop the processes; `submit` starts them again."""
@@ -43,7 +55,11 @@ class PesqWorkers:
 
 def collect(scores: Scores) -> Tensor:
     """Wait for the scores: (batch,) float32, NaN for a clip that has none."""
-    return torch.tensor([float("nan") if (score := future.result()) is None else score for future in scores])
+    try:
+        found = [future.result() for future in scores]
+    except BrokenProcessPool:
+        raise SeqattnError(BROKEN) from None
+    return torch.tensor([math.nan if score is None else score for score in found])
 
 
 def _done(score: float | None) -> Future[float | None]:

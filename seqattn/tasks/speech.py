@@ -42,11 +42,11 @@ class SpeechEnhancement(lightning.LightningModule):
         gradient_clip: largest norm of the generator's and of the discriminator's gradient, None means any.
         pesq_workers: processes that compute PESQ, 0 means this one.
 
-    A batch is a dict, see `seqattn.data.speech`. Logs train_loss and every term as train_NAME; val_si_sdr and val_si_sdr_noisy (dB),
-    val_magnitude, val_phase and val_complex errors, and where the package pesq is installed val_pesq and, of the
-    utterances it refuses, their number val_pesq_failed.
+    A batch is a dict, see `seqattn.data.speech`. Logs train_loss and every term as train_NAME; val_si_sdr and
+    val_si_sdr_noisy (dB, over the clips that have one), val_magnitude, val_phase and val_complex errors, and where the
+    package pesq is installed val_pesq and val_pesq_failed, the share of the utterances that it refuses.
 
-    Raises SeqattnError where the metric term is asked for without the package pesq, and where training diverges.
+    Raises SeqattnError where training needs the package pesq and it is not there, and where training diverges.
     """
 
     def __init__(
@@ -61,12 +61,10 @@ class SpeechEnhancement(lightning.LightningModule):
         self.loss_weights = WEIGHTS | (loss_weights or {})
         if unknown := sorted(self.loss_weights.keys() - WEIGHTS.keys()):
             raise SeqattnError(f"no loss term is named {unknown[0]!r}: the terms are {', '.join(WEIGHTS)}")
+        if not any(self.loss_weights.values()):
+            raise SeqattnError("every loss weight is 0, which trains nothing: leave one at its default")
         self.scores_pesq = importlib.util.find_spec("pesq") is not None
         self.discriminator = MetricDiscriminator() if self.loss_weights["metric"] > 0 else None
-        if self.discriminator is not None and not self.scores_pesq:
-            raise SeqattnError(
-                "the metric loss needs the package pesq: pip install 'seqattn[speech]', or set loss.metric=0"
-            )
         self.workers = PesqWorkers(pesq_workers)
         self.train_terms = _means("loss", *WEIGHTS)
         self.val_terms = _means("si_sdr", "si_sdr_noisy", "magnitude", "phase", "complex", "pesq", "pesq_failed")
@@ -105,7 +103,8 @@ class SpeechEnhancement(lightning.LightningModule):
             with _frozen(self.discriminator):
                 verdict = self.discriminator(target.magnitude, output.magnitude)
             terms["metric"] = (verdict - 1).square().mean()
-        loss = torch.stack([self.loss_weights[name] * term for name, term in terms.items()]).sum()
+        weights = {name: weight for name, weight in self.loss_weights.items() if weight}
+        loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
         self._descend(generator, loss)
         for name, value in (("loss", loss), *terms.items()):
             mean = _mean(self.train_terms, name)
@@ -123,10 +122,12 @@ class SpeechEnhancement(lightning.LightningModule):
     def _descend(self, optimizer: Any, loss: Tensor) -> None:
         optimizer.zero_grad()
         self.manual_backward(loss)
-        if self.hparams["gradient_clip"] is not None:
-            largest = self.hparams["gradient_clip"]
-            self.clip_gradients(optimizer, gradient_clip_val=largest, gradient_clip_algorithm="norm")
         optimizer.step()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        largest = self.hparams["gradient_clip"]
+        if largest is not None:  # only here: float16 gradients have been scaled back
+            self.clip_gradients(optimizer, gradient_clip_val=largest, gradient_clip_algorithm="norm")
 
     def on_train_epoch_end(self) -> None:
         if not _mean(self.train_terms, "loss").compute().isfinite():
@@ -146,8 +147,10 @@ class SpeechEnhancement(lightning.LightningModule):
         output = self.enhanced(batch["noisy"], lengths)
         if self.scores_pesq:
             self._pending.append(self.workers.submit(batch["clean"], output.waveform, lengths))
-        _mean(self.val_terms, "si_sdr").update(si_sdr(batch["clean"], output.waveform, lengths))
-        _mean(self.val_terms, "si_sdr_noisy").update(si_sdr(batch["clean"], batch["noisy"], lengths))
+        noisy = si_sdr(batch["clean"], batch["noisy"], lengths)
+        measurable = noisy.isfinite()  # neither is silent, and they differ
+        _mean(self.val_terms, "si_sdr").update(si_sdr(batch["clean"], output.waveform, lengths)[measurable])
+        _mean(self.val_terms, "si_sdr_noisy").update(noisy[measurable])
         for index, length in enumerate(lengths.tolist()):  # whole clips, so that padding counts for nothing
             target = analysed(self.network.spectrum, batch["clean"][index : index + 1, :length])
             frames = target.magnitude.shape[2]
@@ -161,14 +164,7 @@ class SpeechEnhancement(lightning.LightningModule):
                 _mean(self.val_terms, name).update(error)
 
     def on_validation_epoch_end(self) -> None:
-        names = [
-            "si_sdr",
-            "si_sdr_noisy",
-            "magnitude",
-            "phase",
-            "complex",
-            *(["pesq", "pesq_failed"] if self.scores_pesq else []),
-        ]
+        names = [name for name in self.val_terms if self.scores_pesq or not name.startswith("pesq")]
         for scores in self._pending:
             values = collect(scores).to(self.device)
             _mean(self.val_terms, "pesq").update(values[~values.isnan()])

@@ -7,7 +7,7 @@ import lzma
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,20 +68,22 @@ def text_files(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
     yield from sorted(contents.items())
 
 
-def joined(path: Path, suffix: str, header: bytes) -> tuple[list[str], NDArray[np.int64], io.BytesIO]:
-    """Stems of the files, lines of each without its header, and all those lines as one text.
+def joined(
+    source: Path, files: Iterable[tuple[str, bytes]], header: bytes
+) -> tuple[list[str], NDArray[np.int64], io.BytesIO]:
+    """Names of the files without suffix, lines of each without its header, and all those lines as one text.
 
-    Raises SeqattnError where a file does not begin with `header`.
+    Raises SeqattnError, naming source and file, where one does not begin with `header`.
     """
     names, lengths, parts = [], [], []
-    for name, content in text_files(path, suffix):
+    for name, content in files:
         first, _, body = content.replace(b"\r\n", b"\n").partition(b"\n")
         if first.strip() != header:
-            problem = f"{path}, {name}: the header is {first[:60].decode(errors='replace')!r}"
+            problem = f"{source}, {name}: the header is {first[:60].decode(errors='replace')!r}"
             raise SeqattnError(f"{problem} where {header[:60].decode()!r} is due; mend or remove the file")
         body = body.strip(b"\n")
         body += b"\n" if body else b""
-        names.append(name.removesuffix(suffix))
+        names.append(name.rpartition(".")[0])
         lengths.append(body.count(b"\n"))
         parts.append(body)
     return names, np.array(lengths, dtype=np.int64), io.BytesIO(b"".join(parts))
@@ -100,7 +102,7 @@ def cached(archive: Path, parse: Callable[[Path], Arrays]) -> Arrays:
     except OSError as error:
         raise SeqattnError(f"{archive} cannot be read ({error.strerror}); check its permissions") from error
     copy = cache_folder() / "clinical" / f"{digest}.{parse.__name__.strip('_')}.v{READER_VERSION}.npz"
-    arrays = _load(copy)
+    arrays = load_arrays(copy)
     if arrays is None:
         arrays = parse(archive)
         save_arrays(copy, arrays)
@@ -121,7 +123,8 @@ def save_arrays(copy: Path, arrays: Mapping[str, NDArray]) -> None:
             raise
 
 
-def _load(copy: Path) -> Arrays | None:
+def load_arrays(copy: Path) -> Arrays | None:
+    """A copy that `save_arrays` wrote; None where there is none or it is damaged."""
     try:
         with np.load(copy, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}

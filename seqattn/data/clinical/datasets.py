@@ -30,7 +30,7 @@ class ClinicalDataset(Dataset[Batch]):
     indices: the stays to offer, default all. steps, fill: of the regular series.
     """
 
-    def __init__(self, stays: Stays, *, steps: int, indices: Indices | None = None, fill: str = "clean") -> None:
+    def __init__(self, stays: Stays, *, steps: int, indices: Indices | None = None, fill: str = "forward") -> None:
         if stays.notes is not None and stays.notes.vectors is None:
             raise SeqattnError("the notes have no vectors; encode them before making batches")
         self.stays, self.steps, self.fill = stays, steps, fill

@@ -61,8 +61,7 @@ def _sort(
     times += np.float32(0)  # -0 to 0
     # (stay, time) as one number: non-negative floats sort as their bits do
     key = (stay.astype(np.int64) << 32) | times.view(np.int32)
-    owner_change = stay[1:] != stay[:-1]
-    add(counts, "events out of order sorted", ((times[1:] < times[:-1]) & ~owner_change).sum())
+    add(counts, "events out of order sorted", _out_of_order(stay, times))
     order = np.lexsort((channel, key))
     key, channel, values = key[order], channel[order], values[order]
     same = (key[1:] == key[:-1]) & (channel[1:] == channel[:-1])
@@ -81,6 +80,14 @@ def add(counts: dict[str, int], phrase: str, count: int | np.integer) -> None:
     """Add to one entry of `counts`; nothing is no entry."""
     if count:
         counts[phrase] = counts.get(phrase, 0) + int(count)
+
+
+def _out_of_order(stay: NDArray[np.integer], times: Floats) -> int:
+    """How many events come earlier than the one before them of the same stay."""
+    if (stay[1:] < stay[:-1]).any():
+        by_stay = np.argsort(stay, kind="stable")
+        stay, times = stay[by_stay], times[by_stay]
+    return int(((times[1:] < times[:-1]) & (stay[1:] == stay[:-1])).sum())
 
 
 def _merge(

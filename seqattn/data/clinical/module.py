@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,9 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from seqattn.data.clinical.datasets import Batch, ClinicalDataset
-from seqattn.data.clinical.notes import NoteEncoder, attach_vectors, encode_notes, is_vector_file, note_encoder
+from seqattn.data.clinical.grid import FILLS
+from seqattn.data.clinical.note_files import attach_vectors, is_vector_file
+from seqattn.data.clinical.notes import NoteEncoder, encode_notes, note_encoder
 from seqattn.data.clinical.partition import held_fold, hold_out, random_splits
 from seqattn.data.clinical.preparation import apply_schema, check_labels, check_training, fit_schema, prepare
 from seqattn.data.clinical.records import SPLITS, Indices, Stays, check_subjects, describe
@@ -32,7 +35,7 @@ class ClinicalDataModule(LightningDataModule):
         options: of the source's reader, such as {"split": "random"} or {"clock": "official"}.
         steps: of the regular grid, default one an hour of the window.
         static: give the model the static values, as variables observed at hour 0.
-        fill: of the regular series, "clean" or "published" (`regular_series`).
+        fill: of the regular series, "forward" or "published" (`regular_series`).
         max_rows, max_notes: the latest times and notes of a stay that are kept.
         notes: what encodes the notes: "tfidf", a .npy or .parquet file of vectors, a model of Hugging Face or of
             sentence-transformers by folder or name; None leaves the notes out.
@@ -67,7 +70,7 @@ class ClinicalDataModule(LightningDataModule):
         options: Mapping[str, Any] | None = None,
         steps: int | None = None,
         static: bool = True,
-        fill: Literal["clean", "published"] = "clean",
+        fill: Literal["forward", "published"] = "forward",
         max_rows: int = 1000,
         max_notes: int = 5,
         notes: str | None = None,
@@ -99,8 +102,8 @@ class ClinicalDataModule(LightningDataModule):
                 raise SeqattnError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.steps is not None and self.steps < 2:
             raise SeqattnError(f"steps is {self.steps}; it must be at least 2")
-        if self.fill not in ("clean", "published"):
-            raise SeqattnError(f"fill is {self.fill!r}; it must be 'clean' or 'published'")
+        if self.fill not in FILLS:
+            raise SeqattnError(f"fill is {self.fill!r}; it must be 'forward' or 'published'")
         if not 0 < self.validation_fraction < 1:
             raise SeqattnError(f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1")
         if not 0 <= self.fold < self.folds:
@@ -221,7 +224,7 @@ def prediction_dataset(
     *,
     options: Mapping[str, Any] | None = None,
     static: bool = True,
-    fill: Literal["clean", "published"] = "clean",
+    fill: Literal["forward", "published"] = "forward",
     max_rows: int = 1000,
     max_notes: int = 5,
     notes: str | None = None,
@@ -246,8 +249,6 @@ def _read(
     dataset: str, data_dir: str | None, options: dict[str, Any], notes: str | None, *, labelled: bool = True
 ) -> Stays:
     """The stays of a source, without their notes where none are asked for, with vectors where a file holds them."""
-    from dataclasses import replace
-
     stays = read_source(dataset, data_dir, labelled=labelled, **options)
     if notes is None:
         return replace(stays, notes=None)

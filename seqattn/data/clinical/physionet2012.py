@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from seqattn.data.clinical.archives import Arrays, archive_or_folder, cached, data_folder, joined
+from seqattn.data.clinical.archives import Arrays, archive_or_folder, cached, data_folder, joined, text_files
 from seqattn.data.clinical.events import add, sort_events
 from seqattn.data.clinical.partition import hold_out, random_splits
 from seqattn.data.clinical.records import Stays
@@ -94,7 +94,7 @@ def parse_physionet2012(path: Path) -> Arrays:
 
     A parameter without a name has number 0, the name "".
     """
-    names, lengths, text = joined(path, ".txt", _HEADER)
+    names, lengths, text = joined(path, text_files(path, ".txt"), _HEADER)
     columns = ["time", "parameter", "value"]
     table = pd.read_csv(text, header=None, names=columns, dtype=str, skip_blank_lines=False, keep_default_na=False)
     stay = np.repeat(np.arange(len(names), dtype=np.int32), lengths)
@@ -181,9 +181,7 @@ def _columns(
         fixed = usable & (channel <= -2)
         static[part["stay"][fixed] + offset, -2 - channel[fixed]] = part["value"][fixed]
         chosen = usable & (channel >= 0)
-        columns.append(
-            (part["stay"][chosen] + offset, part["minute"][chosen], channel[chosen], part["value"][chosen])
-        )
+        columns.append((part["stay"][chosen] + offset, part["minute"][chosen], channel[chosen], part["value"][chosen]))
     stay, minutes, channel, values = (np.concatenate(column) for column in zip(*columns, strict=True))
     _, age, gender, height, unit = static.T
     one_hot = [np.where(np.isnan(unit), np.nan, unit == number) for number in (1, 2, 3, 4)]

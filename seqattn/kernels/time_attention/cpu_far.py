@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from seqattn.kernels.numba_support import jit, run_tasks
-from seqattn.kernels.numba_vector import LANES, broadcast, exp2, lane_total, load, load_broadcast, maximum, pointer, store
+from seqattn.kernels.numba_vector import (
+    LANES,
+    broadcast,
+    exp2,
+    lane_total,
+    load,
+    load_broadcast,
+    maximum,
+    pointer,
+    store,
+)
 
 
 def attend(scores: Tensor, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:

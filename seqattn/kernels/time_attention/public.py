@@ -66,9 +66,7 @@ def _check_arguments(query: Tensor, key: Tensor, values: Tensor, mask: Tensor) -
         _fail(f"query has shape {tuple(query.shape)}: it must be (queries, heads, dim) with dim at least 1")
     check_float("query", query, _fail)
     if key.ndim != 4 or key.shape[2:] != query.shape[1:]:
-        _fail(
-            f"key has shape {tuple(key.shape)}: it must be {('batch', 'length', *query.shape[1:])} to go with query"
-        )
+        _fail(f"key has shape {tuple(key.shape)}: it must be {('batch', 'length', *query.shape[1:])} to go with query")
     if values.ndim != 3 or values.shape[:2] != key.shape[:2]:
         _fail(f"values has shape {tuple(values.shape)}: it must be {(*key.shape[:2], 'channels')} to go with key")
     check_shape("mask", mask, values.shape, "values", _fail)

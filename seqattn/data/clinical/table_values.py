@@ -1,0 +1,71 @@
+"""Numbers of tables: values that may be categories, and static columns that may be text."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from seqattn.data.clinical.records import Floats, Indices
+from seqattn.data.clinical.schema import Schema, Variable
+from seqattn.data.clinical.stay_index import StayIndex
+from seqattn.data.clinical.tables import Table
+from seqattn.errors import SeqattnError
+
+
+def unfitted(variable: Variable) -> Variable:
+    return replace(variable, mean=None, std=None)
+
+
+def event_values(table: Table, channel: Indices, variables: tuple[Variable, ...]) -> NDArray[np.float64]:
+    given = table.data["value"]
+    categorical = np.array([bool(variable.categories) for variable in variables])[channel]
+    if not categorical.any() or pd.api.types.is_numeric_dtype(given):
+        return table.numbers("value")
+    values = pd.to_numeric(given, errors="coerce").to_numpy(np.float64)
+    for row in np.flatnonzero(np.isnan(values) & given.notna().to_numpy() & ~categorical)[:1]:
+        text = str(given.iloc[int(row)])[:40]
+        raise table.fault(
+            row, f"value is {text!r}, not a number, and {variables[channel[row]].name!r} has no categories"
+        )
+    texts = np.flatnonzero(np.isnan(values) & given.notna().to_numpy())
+    numbers: dict[tuple[int, str], float] = {}
+    for row, text in zip(texts.tolist(), given.iloc[texts].astype(str).tolist(), strict=True):
+        key = (int(channel[row]), text)
+        if key not in numbers:
+            try:
+                numbers[key] = variables[key[0]].number(text)
+            except SeqattnError as error:
+                raise table.fault(row, str(error)) from error
+        values[row] = numbers[key]
+    return values
+
+
+def static_values(table: Table | None, index: StayIndex, schema: Schema | None) -> tuple[tuple[Variable, ...], Floats]:
+    if table is None:
+        return (), np.empty((len(index.ids), 0), np.float32)
+    place, kept = index.places(table)
+    known = {variable.name: variable for variable in schema.variables} if schema else {}
+    variables: list[Variable] = []
+    columns: list[NDArray] = []
+    for name in (str(name) for name in table.data if name not in ("id", "subject")):
+        given = table.data[name]
+        if pd.api.types.is_numeric_dtype(given) or pd.api.types.is_bool_dtype(given) or not given.notna().any():
+            found = {name: pd.to_numeric(given).to_numpy(np.float64)}
+        elif name in known and known[name].categories:
+            found = {name: np.array([known[name].number(str(v)) if pd.notna(v) else np.nan for v in given])}
+        else:
+            texts = sorted({str(text) for text in given.dropna()})
+            if len(texts) > 100:
+                problem = f"{table.path}: column {name!r} has {len(texts)} different texts"
+                raise SeqattnError(f"{problem}; give numbers or fewer texts")
+            missing = given.isna().to_numpy()
+            found = {f"{name}={v}": np.where(missing, np.nan, (given.astype(str) == v).to_numpy()) for v in texts}
+        for column, values in found.items():
+            variables.append(unfitted(known.get(column) or Variable(column)))
+            columns.append(values)
+    static = np.full((len(index.ids), len(columns)), np.nan, np.float32)
+    if columns:
+        static[place] = np.stack(columns, axis=1)[kept]
+    static[~np.isfinite(static)] = np.nan
+    return tuple(variables), static
