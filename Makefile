@@ -7,7 +7,7 @@ SEQATTN_DATA ?= ../shared/data
 CLEAN := $(wildcard $(SEQATTN_DATA)/speech/clean_*)
 NOISE := $(wildcard $(SEQATTN_DATA)/speech/noise_*)
 
-.PHONY: demo demo-speech test test-slow lint types gpu clean
+.PHONY: demo demo-speech demo-ehr test test-slow lint types gpu clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 1; }
@@ -28,6 +28,12 @@ demo-speech: $(SPEECH)
 	@start=$$(date +%s); \
 	$(BIN)/seqattn train speech --config mambattention-demo \
 		$(if $(and $(CLEAN),$(NOISE)),$(addprefix --clean ,$(CLEAN)) $(addprefix --noise ,$(NOISE)),--synthetic) && \
+	echo "demo finished in $$(( $$(date +%s) - start )) s"
+
+demo-ehr: $(STAMP)
+	@start=$$(date +%s); \
+	SEQATTN_DATA=$(SEQATTN_DATA) $(BIN)/seqattn train ehr --config series-demo \
+		--dataset $(if $(wildcard $(SEQATTN_DATA)/ehr/physionet2012),physionet2012,synthetic) && \
 	echo "demo finished in $$(( $$(date +%s) - start )) s"
 
 test: $(SPEECH)
@@ -53,6 +59,7 @@ gpu: $(SPEECH)
 	$(BIN)/python benchmarks/selective_scan.py --device cuda --json benchmarks/results
 	$(BIN)/python benchmarks/wersa.py --device cuda --json benchmarks/results
 	$(BIN)/python benchmarks/mambattention.py --device cuda --json benchmarks/results
+	$(BIN)/python benchmarks/time_attention.py --device cuda --json benchmarks/results
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,6 +11,8 @@ _PACKAGES = {
     "torchaudio": ("resampling and mixing audio", "speech"),
     "pesq": ("computing PESQ", "speech"),
     "pystoi": ("computing STOI", "speech"),
+    "pyarrow": ("reading and writing parquet files", "ehr"),
+    "transformers": ("encoding notes by a language model", "text"),
 }
 
 

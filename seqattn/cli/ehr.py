@@ -11,7 +11,8 @@ from seqattn.cli.overrides import assign
 from seqattn.errors import SeqattnError
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that 'seqattn train' wrote.")]
-DataDir = Annotated[Path | None, typer.Option(help="Where a named data set lies.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where a named data set lies (default: $SEQATTN_DATA).")]
+NAMED = ("physionet2012", "physionet2019", "mimic3-ihm", "mimic3-pheno", "synthetic")
 
 
 def train(
@@ -44,7 +45,7 @@ def train(
     }
     experiment = {
         "model.name": model,
-        "data.dataset": str(Path(dataset).absolute()) if dataset and Path(dataset).is_dir() else dataset,
+        "data.dataset": _located(dataset),
         "data.data_dir": str(data_dir.absolute()) if data_dir else None,
         "seed": seed,
         "selection": selection,
@@ -54,6 +55,13 @@ def train(
     overrides = [*(assignments or []), *assign(experiment | hardware)]
     with interruptible():
         _train(config or {"gru_d": "gru-d"}.get(model or "", "series"), overrides, out, resume)
+
+
+def _located(dataset: str | None) -> str | None:
+    """A folder's absolute path, so that the run finds it from anywhere; a name as it is."""
+    if not dataset or dataset in NAMED or not Path(dataset).expanduser().is_dir():
+        return dataset
+    return str(Path(dataset).expanduser().absolute())
 
 
 def _train(source: str, overrides: list[str], out: Path | None, resume: Path | None) -> None:
@@ -71,7 +79,7 @@ def _train(source: str, overrides: list[str], out: Path | None, resume: Path | N
 
 
 def evaluate(run: Run, data_dir: DataDir = None) -> None:
-    """Evaluate a run on the TEST stays of its data and print the measures as JSON."""
+    """Evaluate a run on the TEST stays of its data again and print the measures as JSON."""
     from seqattn.experiment.ehr_evaluation import evaluate_run
 
     typer.echo(json.dumps(evaluate_run(run, str(data_dir) if data_dir else None), indent=2))
@@ -82,10 +90,34 @@ def predict(
     dataset: Annotated[str, typer.Argument(metavar="DIR", help="A folder of tables or of MEDS, or a data set's name.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")] = Path("predictions.csv"),
     ignore_unknown: Annotated[
-        bool, typer.Option("--ignore-unknown", help="Leave out variables that the run does not know.")
+        bool, typer.Option("--ignore-unknown", help="Leave out variables that the run does not know, and count them.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also draw, of the first 50 stays, what the model looked at.")
+    ] = False,
+    notes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Note vectors of these stays, of a run trained on such a file.")
+    ] = None,
 ) -> None:
     """Predict the risk of every stay in DIR: id and one probability per label."""
     from seqattn.experiment.ehr_evaluation import predict_folder
 
-    predict_folder(run, dataset, output, "ignore" if ignore_unknown else "error")
+    predict_folder(run, dataset, output, "ignore" if ignore_unknown else "error", explain, notes)
+
+
+def codes(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A MEDS folder, or a folder of long tables.")],
+    top: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the N most frequent.")] = None,
+) -> None:
+    """List the codes of a MEDS folder, or the variables of long tables, the most frequent first.
+
+    Columns: rows, rows with a number, code. It helps to write a code map: which codes are which variable.
+    """
+    from seqattn.data.clinical.meds import code_frequencies
+
+    listed = code_frequencies(folder)
+    typer.echo(f"{'rows':>12}  {'numbers':>12}  code")
+    for code, rows, numbers in listed[:top]:
+        typer.echo(f"{rows:>12,}  {numbers:>12,}  {code}")
+    if top is not None and top < len(listed):
+        typer.echo(f"{len(listed) - top:,} more codes", err=True)

@@ -1,6 +1,7 @@
 """A run on health records from configuration to results: an epoch chosen on validation stays, TEST used once."""
 
-import json
+import contextlib
+import io
 import math
 import statistics
 from pathlib import Path
@@ -14,11 +15,19 @@ from seqattn.data.clinical.module import ClinicalDataModule
 from seqattn.errors import SeqattnError
 from seqattn.experiment.callbacks import read_table
 from seqattn.experiment.ehr_config import EhrConfig
-from seqattn.experiment.ehr_evaluation import load_module, save_schema, test_run
+from seqattn.experiment.ehr_data import check_same_data, check_validation, data_module, save_schema
+from seqattn.experiment.ehr_evaluation import load_module, number, test_run
 from seqattn.experiment.figures import metric_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write, is_first_process
 from seqattn.experiment.trainer import build_trainer, check_devices, fit
 from seqattn.tasks.clinical import ClinicalPrediction
+
+CURVES = (
+    ("train_loss", "training loss"),
+    ("val_loss", "validation loss"),
+    ("val_auroc", "validation AUROC"),
+    ("val_auprc", "validation AUPRC"),
+)
 
 
 def train_run(config: EhrConfig, out: Path | None = None, resume: Path | None = None) -> RunDirectory:
@@ -30,17 +39,20 @@ def train_run(config: EhrConfig, out: Path | None = None, resume: Path | None = 
         SeqattnError: the data, the configuration or the machine do not allow it.
     """
     check_devices(config.trainer)
+    if resume is not None and RunDirectory.open(resume).results.is_file():
+        raise SeqattnError(f"{resume} has finished already: read its results.json, or train a new run")
     data = data_module(config)
-    data.setup()  # every mistake that can be met before anything is written
+    with contextlib.nullcontext() if is_first_process() else contextlib.redirect_stderr(io.StringIO()):
+        data.setup()  # every mistake that can be met before anything is written; its summary once
+    check_validation(data)
     build_module(config, data)
     if resume is not None:
         run = RunDirectory.open(resume)
+        check_same_data(run, data)
     else:
         run = RunDirectory.create(out, "ehr", f"{config.name}-{Path(config.data.dataset).name}")
         run.write_config(config)
         save_schema(run, data)
-    if run.results.is_file():
-        raise SeqattnError(f"{run.path} has finished already: read its results.json, or train a new run")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module = build_module(config, data)
     monitor = f"val_{config.selection}"
@@ -49,18 +61,6 @@ def train_run(config: EhrConfig, out: Path | None = None, resume: Path | None = 
     if is_first_process():
         _finish(config, run, data, monitor)
     return run
-
-
-def data_module(config: EhrConfig) -> ClinicalDataModule:
-    """The data of a configuration; notes that the model does not read are left out."""
-    options = config.data.model_dump()
-    if not config.model.reads_notes:
-        options["notes"] = None
-    elif options["notes"] is None:
-        raise SeqattnError(
-            "this model reads notes, but data.notes is null: set data.notes=tfidf, a file of vectors or an encoder"
-        )
-    return ClinicalDataModule(**options, seed=config.seed)
 
 
 def build_module(config: EhrConfig, data: ClinicalDataModule) -> ClinicalPrediction:
@@ -87,10 +87,9 @@ def _finish(config: EhrConfig, run: RunDirectory, data: ClinicalDataModule, moni
     best = max(scored, key=lambda row: row[monitor])
     module = load_module(run)
     weights = {name: value.contiguous() for name, value in module.network.state_dict().items()}
-    atomic_write(run.weights, lambda file: file.write(save(weights)))
+    atomic_write(run.weights, lambda file: file.write(save(weights)) and None)
     title = f"{Path(config.data.dataset).name}, {config.name}, seed {config.seed}"
-    curves = [("train_loss", "training loss"), ("val_auroc", "validation AUROC"), ("val_auprc", "validation AUPRC")]
-    metric_curves(rows, curves, title, run.figures / "learning_curves.png")
+    metric_curves(rows, CURVES, title, run.figures / "learning_curves.png")
     results: dict[str, Any] = {
         "task": "ehr",
         "dataset": config.data.dataset,
@@ -102,20 +101,20 @@ def _finish(config: EhrConfig, run: RunDirectory, data: ClinicalDataModule, moni
         "labels": list(data.label_names),
         "best_epoch": int(best["epoch"]),
         "epochs": int(rows[-1]["epoch"]),
-        "validation": {name: value for name, value in best.items() if name.startswith("val_")},
+        "validation": {name: value for name, value in best.items() if name.startswith("val_") and math.isfinite(value)},
         "parameters": module.num_parameters,
         "stays": {
             "train": len(data.train_indices),
             "validation": len(data.val_indices),
             "test": len(data.test_indices),
         },
-        "left_out": dict(data.stays.counts),
+        "left_out": {phrase: int(count) for phrase, count in data.stays.counts.items()},
         "seconds_per_epoch": round(statistics.median(row["seconds"] for row in rows), 3),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
         "threads": torch.get_num_threads(),
     }
     results["test"] = test_run(run, config, module, data)
-    run.write_results(json.loads(json.dumps(results, default=float)))
+    run.write_results(results)
     print(summary_sentence(results, run), flush=True)
 
 
@@ -123,6 +122,6 @@ def summary_sentence(results: dict[str, Any], run: RunDirectory) -> str:
     """The line a run ends with."""
     test = results["test"]
     return (
-        f"{Path(results['dataset']).name}: test AUROC {test['auroc']:.3f}, AUPRC {test['auprc']:.3f} on "
+        f"{Path(results['dataset']).name}: test AUROC {number(test['auroc'])}, AUPRC {number(test['auprc'])} on "
         f"{test['stays']} stays (seed {results['seed']}: {results['selection']}); run directory {run.path}"
     )

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from seqattn.experiment.config import Config, Count, Fraction, OptimizerConfig, TrainerConfig
 
@@ -44,6 +44,7 @@ class InterleavedConfig(Config):
     encoder: Literal["attention", "lstm", "cnn"] = "attention"
     kernel_size: Count = 1
     time_heads: Count = 8
+    lstm_state: Literal["both", "backward"] = "both"
     flags: Literal["seen", "density"] = "seen"
     time_init: Literal["default", "spread"] = "default"
     dropout: Fraction = 0.1
@@ -92,3 +93,8 @@ class EhrConfig(Config):
     model: EhrModelConfig = InterleavedConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _interleaved_unless_named(cls, value: Any) -> Any:
+        return {"name": "interleaved"} | value if isinstance(value, dict) else value

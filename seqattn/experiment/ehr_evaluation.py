@@ -2,7 +2,8 @@
 
 import csv
 import io
-import json
+import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,16 +13,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from seqattn.data.clinical import schema
-from seqattn.data.clinical.datasets import ClinicalDataset
-from seqattn.data.clinical.module import ClinicalDataModule, prediction_dataset
+from seqattn.data.clinical.datasets import Batch, ClinicalDataset
+from seqattn.data.clinical.module import ClinicalDataModule
+from seqattn.data.clinical.records import Indices, describe
 from seqattn.errors import SeqattnError
 from seqattn.experiment.ehr_config import EhrConfig
+from seqattn.experiment.ehr_data import check_same_data, data_module, new_stays
+from seqattn.experiment.ehr_explain import explain_stays, explainable_network
 from seqattn.experiment.figures import risk_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write_text
 from seqattn.experiment.trainer import check_weights, read_checkpoint
 from seqattn.metrics.clinical import best_threshold, bootstrap_intervals, clinical_metrics
 from seqattn.tasks.clinical import ClinicalPrediction
+
+DRAWS_OF_ONE, DRAWS_OF_EACH = 1000, 200  # resamples behind the intervals of one label, of each of several
 
 
 def load_module(run: RunDirectory) -> ClinicalPrediction:
@@ -47,46 +52,42 @@ def load_module(run: RunDirectory) -> ClinicalPrediction:
     return module.to("cuda" if on_gpu else "cpu").eval()
 
 
-def save_schema(run: RunDirectory, data: ClinicalDataModule) -> None:
-    """Write what prediction needs of the training data: schema.json, and the note encoder where one was fitted."""
-    atomic_write_text(run.path / "schema.json", data.schema.to_json())
-
-
-def read_schema(run: RunDirectory) -> schema.Schema:
-    """The run's schema.
-
-    Raises:
-        SeqattnError: the run has none, or it is damaged.
-    """
-    path = run.path / "schema.json"
-    if not path.is_file():
-        raise SeqattnError(f"{run.path} has no schema.json: train it again")
-    return schema.read_schema(path)
-
-
 def test_run(
     run: RunDirectory, config: EhrConfig, module: ClinicalPrediction, data: ClinicalDataModule
 ) -> dict[str, Any]:
-    """Measures over the TEST stays; writes predictions.csv and the figures.
+    """Measures over the TEST stays, None where one is undefined; writes predictions.csv and the figures.
 
     Each label's threshold maximises F1 over the validation stays.
     """
-    val_risk, val_label = module.risks(data.val_dataloader())
-    risk, label = module.risks(data.test_dataloader())
-    per_label, draws = {}, 1000 if len(data.label_names) == 1 else 200
+    val_risk, val_label = _risks(config, module, data, data.val_indices)
+    risk, label = _risks(config, module, data, data.test_indices)
+    per_label: dict[str, dict[str, Any]] = {}
+    draws = DRAWS_OF_ONE if len(data.label_names) == 1 else DRAWS_OF_EACH
     for index, name in enumerate(data.label_names):
-        known, val_known = ~label[:, index].isnan(), ~val_label[:, index].isnan()
-        threshold = best_threshold(val_risk[val_known, index].double(), val_label[val_known, index])
-        per_label[name] = _measures(risk[known, index], label[known, index], threshold, draws)
-    means = per_label[data.label_names[0]] if len(per_label) == 1 else _means(list(per_label.values()))
+        threshold = best_threshold(val_risk[:, index].double(), val_label[:, index])
+        per_label[name] = _measures(risk[:, index], label[:, index], threshold, draws)
+    measures = per_label[data.label_names[0]] if len(per_label) == 1 else _means(list(per_label.values()))
     ids = [str(data.stays.ids[index]) for index in data.test_indices]
     write_predictions(run.predictions, ids, data.label_names, risk, label)
-    known = ~label.isnan()
-    areas = f"AUROC {means['auroc']:.3f}, AUPRC {means['auprc']:.3f}"
-    title = f"{Path(config.data.dataset).name} TEST, {config.name}: {areas}"
-    risk_curves(risk[known].numpy(), label[known].numpy(), title, run.figures / "risk_curves.png")
+    areas = ", ".join(f"{title} {number(measures[name])}" for name, title in (("auroc", "AUROC"), ("auprc", "AUPRC")))
+    labels = "" if len(per_label) == 1 else f", {len(per_label)} labels together"
+    title = f"{Path(config.data.dataset).name} TEST{labels}, {config.name}: {areas}"
+    risk_curves(risk.flatten().numpy(), label.flatten().numpy(), title, run.figures / "risk_curves.png")
     extra = {"per_label": per_label} if len(per_label) > 1 else {}
-    return {**means, "stays": len(risk), **extra}
+    return {**measures, "stays": len(risk), **extra}
+
+
+def number(value: float | None) -> str:
+    """Three decimals; a measure that is undefined is a dash."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _risks(
+    config: EhrConfig, module: ClinicalPrediction, data: ClinicalDataModule, indices: Indices
+) -> tuple[Tensor, Tensor]:
+    # not the data module's loaders: in a process of several they give a share of the stays
+    stays = ClinicalDataset(data.stays, steps=data.num_steps, indices=indices, fill=data.fill)
+    return module.risks(_batches(stays, config.data.eval_batch_size))
 
 
 def _measures(risk: Tensor, label: Tensor, threshold: float, draws: int) -> dict[str, Any]:
@@ -95,20 +96,21 @@ def _measures(risk: Tensor, label: Tensor, threshold: float, draws: int) -> dict
     found["threshold"] = threshold
     found["f1_at_threshold"] = clinical_metrics(p, y, threshold)["f1"]
     found["positive"] = int(y.sum())
-    found["interval"] = {name: list(pair) for name, pair in bootstrap_intervals(p, y, draws=draws).items()}
-    return _finite(found)
+    intervals = bootstrap_intervals(p, y, draws=draws, chosen=threshold)
+    found["interval"] = {name: [_finite(low), _finite(high)] for name, (low, high) in intervals.items()}
+    return {name: _finite(value) if isinstance(value, float) else value for name, value in found.items()}
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
+def _finite(value: float) -> float | None:
     """NaN, which JSON lacks, as None."""
-    return json.loads(json.dumps(values).replace("NaN", "null"))
+    return value if math.isfinite(value) else None
 
 
 def _means(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over labels of every measure that is a number."""
-    names = [name for name, value in entries[0].items() if isinstance(value, float) and name != "threshold"]
+    """Means over labels of every measure, None where it is undefined for all."""
+    names = [name for name in entries[0] if name not in ("threshold", "positive", "interval")]
     values = {name: [entry[name] for entry in entries if entry[name] is not None] for name in names}
-    return {name: float(np.mean(found)) for name, found in values.items() if found}
+    return {name: float(np.mean(found)) if found else None for name, found in values.items()}
 
 
 def write_predictions(
@@ -125,30 +127,40 @@ def write_predictions(
 
 
 def evaluate_run(path: Path, data_dir: str | None = None) -> dict[str, Any]:
-    """Measure a finished run on its TEST stays again; data_dir: where the data are now, if they have moved.
+    """Measure a finished run on its TEST stays again, rewrite predictions.csv and the curves, return the measures.
+
+    data_dir: where a named data set is now, if it has moved.
 
     Raises:
-        SeqattnError: not a run of health records, or its data are not found.
+        SeqattnError: not a finished run of health records, or its data are missing or not those it was trained on.
     """
-    from seqattn.experiment.ehr import data_module
-
     run = RunDirectory.open(path)
     config = run.read_config(EhrConfig)
+    run.read_results()  # refuses a run that has not finished
     if data_dir is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"data_dir": data_dir})})
     module = load_module(run)
     data = data_module(config)
     data.setup()
-    metrics = test_run(run, config, module, data)
-    if run.results.is_file():
-        run.write_results(run.read_results() | {"test": metrics})
-    return {"dataset": config.data.dataset, **metrics}
+    check_same_data(run, data)
+    return {"dataset": config.data.dataset, **test_run(run, config, module, data)}
 
 
-def predict_folder(path: Path, dataset: str, output: Path, unknown: Literal["error", "ignore"] = "error") -> None:
-    """Write `output`: id and the risk of each label, for every stay of a data set or a folder of tables.
+def predict_folder(
+    path: Path,
+    dataset: str,
+    output: Path,
+    unknown: Literal["error", "ignore"] = "error",
+    explain: bool = False,
+    notes: str | None = None,
+) -> None:
+    """Write `output`: id and the risk of each label, for every stay of a data set or a folder of tables or MEDS.
 
     unknown: what is done with variables that the run does not know.
+    explain: also write pictures of the first stays into the folder named after `output`, see `explain_stays`.
+    notes: a file of vectors of these stays' notes, for a run that was trained on such a file.
+
+    What was left out, cut or clipped is printed to stderr.
 
     Raises:
         SeqattnError: not a finished run, or stays it cannot take.
@@ -157,29 +169,19 @@ def predict_folder(path: Path, dataset: str, output: Path, unknown: Literal["err
     config = run.read_config(EhrConfig)
     run.read_results()  # refuses a run that has not finished
     module = load_module(run)
-    stays = stays_to_predict(run, config, dataset, unknown)
+    folder = output.parent / f"{output.stem}-explained"
+    if explain:
+        explainable_network(module, folder)
+    stays = new_stays(run, config, dataset, unknown, notes)
     risk, _ = module.risks(_batches(stays, config.data.eval_batch_size))
+    for line in describe(stays.stays.counts):
+        print(line, file=sys.stderr, flush=True)
     write_predictions(output, [str(identity) for identity in stays.stays.ids], module.labels, risk)
     print(f"wrote {output} ({len(risk)} stays)")
+    if explain:
+        drawn = explain_stays(module, stays, risk, folder)
+        print(f"wrote {drawn} pictures to {folder}" + (f", of the first of {len(risk)} stays" * (drawn < len(risk))))
 
 
-def stays_to_predict(
-    run: RunDirectory, config: EhrConfig, dataset: str, unknown: Literal["error", "ignore"] = "error"
-) -> ClinicalDataset:
-    """All stays of a source as the run's network takes them."""
-    data, encoder = config.data, None
-    if config.model.reads_notes and data.notes == "tfidf":
-        from seqattn.experiment.ehr import data_module
-
-        trained = data_module(config)
-        trained.setup()  # the encoder is fitted to the training notes
-        encoder = trained.note_encoder
-    return prediction_dataset(
-        dataset, read_schema(run), data.data_dir, options=data.options if dataset == data.dataset else {},
-        static=data.static, fill=data.fill, max_rows=data.max_rows, max_notes=data.max_notes,
-        notes=data.notes if config.model.reads_notes else None, encoder=encoder, unknown=unknown,
-    )  # fmt: skip
-
-
-def _batches(stays: ClinicalDataset, batch_size: int) -> DataLoader[dict[str, Tensor]]:
+def _batches(stays: ClinicalDataset, batch_size: int) -> DataLoader[Batch]:
     return DataLoader(stays, batch_size=batch_size, collate_fn=lambda batch: batch)

@@ -24,11 +24,11 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: Sequenc
     fraction = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = min(14.0, max(4.5, 2.0 + 0.45 * count))
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-    axes = figure.add_subplot(xlabel="predicted", ylabel="true", title=_plain(title))
+    axes = figure.add_subplot(xlabel="predicted", ylabel="true", title=plain(title))
     image = axes.imshow(fraction, vmin=0, vmax=1, cmap="Blues")
     figure.colorbar(image, ax=axes, label="fraction of the true class", shrink=0.8)
-    axes.set_xticks(range(count), [_short(name) for name in classes], rotation=45, ha="right")
-    axes.set_yticks(range(count), [_short(name) for name in classes])
+    axes.set_xticks(range(count), [short(name) for name in classes], rotation=45, ha="right")
+    axes.set_yticks(range(count), [short(name) for name in classes])
     for row, column in zip(*np.nonzero(matrix), strict=True):
         colour = "white" if fraction[row, column] > 0.5 else "black"
         axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=8)
@@ -39,7 +39,7 @@ def learning_curves(rows: Sequence[Mapping[str, float]], evaluated: str, title: 
     """rows: the run's table, one mapping an epoch. evaluated: what the val_ columns were measured on."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
-    figure.suptitle(_plain(title))
+    figure.suptitle(plain(title))
     for axes, names, label in (
         (losses, ("train_loss", "val_loss"), "loss"),
         (accuracies, ("val_accuracy",), "accuracy"),
@@ -68,7 +68,7 @@ def explained_series(
     figure = Figure(figsize=(9, 2.0 + 0.9 * min(channels, 12)), layout="constrained")
     rows = min(channels, 12)
     axes_list = figure.subplots(rows + 1, 1, height_ratios=[1] * rows + [1.1])
-    figure.suptitle(_plain(title))
+    figure.suptitle(plain(title))
     for channel, axes in enumerate(axes_list[:rows]):
         axes.imshow(
             saliency[None], aspect="auto", cmap="Oranges", vmin=0, vmax=max(float(saliency.max()), 1e-12), alpha=0.8,
@@ -94,11 +94,12 @@ def _unshown(channels: int, rows: int) -> str:
     return f" (first {rows} of {channels} channels)" if channels > rows else ""
 
 
-def _short(name: str) -> str:
-    return _plain(name if len(name) <= 18 else f"{name[:17]}…")
+def short(name: str, most: int = 18) -> str:
+    """A name of at most `most` characters, for an axis."""
+    return plain(name if len(name) <= most else f"{name[: most - 1]}…")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib must not read as a formula."""
     return text.replace("$", r"\$")
 
@@ -109,7 +110,7 @@ def metric_curves(
     """rows: a run's table, one mapping an epoch. columns: names and labels; those that no row has are left out."""
     present = [(name, label) for name, label in columns if any(name in row for row in rows)]
     figure = Figure(figsize=(3.4 * len(present), 3.4), layout="constrained")
-    figure.suptitle(_plain(title))
+    figure.suptitle(plain(title))
     for axes, (name, label) in zip(figure.subplots(1, len(present), squeeze=False)[0], present, strict=True):
         points = [(row["epoch"], row[name]) for row in rows if name in row]
         axes.plot(*zip(*points, strict=True), marker=".")
@@ -120,7 +121,7 @@ def metric_curves(
 def risk_curves(risk: np.ndarray, label: np.ndarray, title: str, path: Path) -> None:
     """risk, label: (cases,). Receiver operating characteristic, precision against recall, and calibration."""
     figure = Figure(figsize=(11, 3.8), layout="constrained")
-    figure.suptitle(_plain(title))
+    figure.suptitle(plain(title))
     roc, ranked, calibrated = figure.subplots(1, 3)
     if 0 < label.sum() < len(label):
         false_positives, true_positives, _ = roc_curve(label, risk)

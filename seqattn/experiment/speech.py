@@ -38,9 +38,9 @@ def train_run(config: SpeechConfig, out: Path | None = None, resume: Path | None
         SeqattnError: the data, the configuration or the machine do not allow it.
     """
     check_devices(config.trainer)
+    _check_metric_loss(config, build_module(config))  # every mistake that can be met before anything is written
     data = data_module(config)
-    data.setup()  # every mistake that can be met before anything is written
-    _check_metric_loss(config, build_module(config))
+    data.setup()
     if resume is not None:
         run = RunDirectory.open(resume)
     else:

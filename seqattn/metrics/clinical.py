@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import auc, average_precision_score, f1_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
 from seqattn.errors import SeqattnError
 
@@ -34,7 +34,7 @@ def clinical_metrics(risk: ArrayLike, label: ArrayLike, threshold: float = 0.5) 
             "average_precision": float(average_precision_score(y, p)),
         }
     return ranked | {
-        "f1": float(f1_score(y, p >= threshold, zero_division=0)),
+        "f1": _f1(p, y, threshold),
         "brier": float(np.mean((p - y) ** 2)),
         "ece": expected_calibration_error(p, y),
     }
@@ -68,28 +68,41 @@ def best_threshold(risk: ArrayLike, label: ArrayLike) -> float:
 
 
 def bootstrap_intervals(
-    risk: ArrayLike, label: ArrayLike, threshold: float = 0.5, draws: int = 1000, seed: int = 0
-) -> dict[str, tuple[float, float]]:
+    risk: ArrayLike, label: ArrayLike, threshold: float = 0.5, draws: int = 1000, seed: int = 0,
+    chosen: float | None = None,
+) -> dict[str, tuple[float, float]]:  # fmt: skip
     """95 % percentile interval of every measure of `clinical_metrics`, over resampled cases.
 
+    chosen: another threshold, whose F1 is f1_at_threshold.
     Draws without both classes are left out; NaN where every one is.
     """
     p, y = _checked(risk, label)
     generator = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {name: [] for name in METRICS}
+    found: dict[str, list[float]] = {name: [] for name in (*METRICS, *([] if chosen is None else ["f1_at_threshold"]))}
     for _ in range(draws):
         drawn = generator.integers(0, len(y), len(y))
-        for name, value in clinical_metrics(p[drawn], y[drawn], threshold).items():
+        measures = clinical_metrics(p[drawn], y[drawn], threshold)
+        if chosen is not None:
+            measures["f1_at_threshold"] = _f1(p[drawn], y[drawn], chosen)
+        for name, value in measures.items():
             if np.isfinite(value):
                 found[name].append(value)
     return {name: _interval(values) for name, values in found.items()}
 
 
 def macro(measure: Callable[[Values, Values], dict[str, float]], risk: ArrayLike, label: ArrayLike) -> dict[str, float]:
-    """Mean over labels of a measure of each, (cases, labels); a label for which it is NaN does not count."""
+    """Mean over labels of a measure of each, (cases, labels); NaN does not count, and is the mean of none."""
     p, y = np.asarray(risk, float), np.asarray(label, float)
     each = [measure(p[:, index], y[:, index]) for index in range(p.shape[1])]
-    return {name: float(np.nanmean([entry[name] for entry in each])) for name in each[0]}
+    found = {name: [entry[name] for entry in each if np.isfinite(entry[name])] for name in each[0]}
+    return {name: float(np.mean(values)) if values else float("nan") for name, values in found.items()}
+
+
+def _f1(risk: Values, label: Values, threshold: float) -> float:
+    """0 where nothing is positive, neither label nor prediction."""
+    predicted = risk >= threshold
+    total = predicted.sum() + label.sum()
+    return float(2 * label[predicted].sum() / total) if total else 0.0
 
 
 def _interval(values: list[float]) -> tuple[float, float]:

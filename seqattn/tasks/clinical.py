@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchmetrics import CatMetric, MeanMetric
 
 from seqattn.errors import SeqattnError
-from seqattn.metrics.clinical import clinical_metrics, macro
+from seqattn.metrics.clinical import METRICS, clinical_metrics, macro
 from seqattn.models.gru_d import GRUD
 from seqattn.models.interleaved_ehr import InterleavedEHR
 from seqattn.tasks.optimizers import configure_optimizer
@@ -36,7 +36,7 @@ class ClinicalPrediction(lightning.LightningModule):
         optimizer: arguments of `configure_optimizer`.
 
     A batch is a dict, see `seqattn.data.clinical.datasets`. Logs train_loss, val_loss, val_auroc, val_auprc and val_f1
-    (at 0.5), of several labels the means over labels.
+    (at 0.5), of several labels the means over labels, over all processes' stays; NaN for what needs both classes.
     """
 
     positive_weight: Tensor
@@ -53,8 +53,9 @@ class ClinicalPrediction(lightning.LightningModule):
         weight = torch.tensor(positive_weight or [1.0] * len(self.labels))
         self.register_buffer("positive_weight", weight, persistent=False)
         self.optimizer_options = optimizer or {}
+        # by default NaN is dropped, which would hide a diverged network and part risks from labels; weights are ignored
         self.train_loss, self.val_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
-        self.val_risk, self.val_label = CatMetric(), CatMetric()
+        self.val_risk, self.val_label = (CatMetric(nan_strategy="disable") for _ in range(2))
 
     @property
     def num_parameters(self) -> int:
@@ -64,25 +65,30 @@ class ClinicalPrediction(lightning.LightningModule):
         """Logits (batch, 2) of one label, (batch, labels) of several."""
         return self.network(**{name: batch[name] for name in INPUTS if name in batch})
 
-    def risk(self, batch: Batch) -> Tensor:
-        """Probabilities (batch, labels)."""
-        logits = self(batch).float()
-        return logits.softmax(-1)[:, 1:] if len(self.labels) == 1 else logits.sigmoid()
+    def risk(self, logits: Tensor) -> Tensor:
+        """Probabilities (batch, labels) of logits."""
+        return logits.float().softmax(-1)[:, 1:] if len(self.labels) == 1 else logits.float().sigmoid()
 
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Mean over the known labels: cross-entropy of label (batch,), binary cross-entropy of (batch, labels)."""
+    def losses(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss, 0 where the label is unknown, and whether it is known, (batch, labels); label: as batches have it."""
         if len(self.labels) == 1:
             weight = torch.stack([torch.ones_like(self.positive_weight[0]), self.positive_weight[0]])
-            return F.cross_entropy(logits.float(), label, weight=weight, ignore_index=-1)
+            each = F.cross_entropy(logits.float(), label, weight=weight, ignore_index=-1, reduction="none")
+            return each[:, None], label[:, None] >= 0
         known = ~label.isnan()
         each = F.binary_cross_entropy_with_logits(
-            logits.float(), label.where(known, 0), pos_weight=self.positive_weight, reduction="none"
+            logits.float(), label.float().where(known, 0), pos_weight=self.positive_weight, reduction="none"
         )
-        return each.where(known, 0).sum() / known.sum().clamp_min(1)
+        return each.where(known, 0), known
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Mean over the known labels; 0 where there is none."""
+        each, known = self.losses(logits, label)
+        return each.sum() / known.sum().clamp_min(1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(self(batch), batch["label"])
-        self.train_loss.update(loss.detach(), len(batch["label"]))
+        self.train_loss.update(loss.detach().expand(len(batch["label"])))
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
@@ -95,20 +101,24 @@ class ClinicalPrediction(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch)
-        self.val_loss.update(self.loss(logits, batch["label"]), len(batch["label"]))
-        self.val_risk.update(self.risk(batch))
+        each, known = self.losses(logits, batch["label"])
+        self.val_loss.update(each[known])
+        self.val_risk.update(self.risk(logits))
         self.val_label.update(_columns(batch["label"]))
 
     def on_validation_epoch_end(self) -> None:
         risk, label = self.val_risk.compute(), self.val_label.compute()
+        found = dict.fromkeys(LOGGED, float("nan"))  # of a diverged network: training says so at the end of the epoch
         if risk.isfinite().all():
             found = measured(risk, label)
-            self.log_dict({f"val_{name}": found[name] for name in LOGGED}, prog_bar=True)
-        else:  # a diverged network: training says so at the end of the epoch
-            self.log_dict({f"val_{name}": float("nan") for name in LOGGED})
+        self.log_dict({f"val_{name}": found[name] for name in LOGGED}, prog_bar=True)
         self.log("val_loss", self.val_loss.compute(), prog_bar=True)
         for metric in (self.val_loss, self.val_risk, self.val_label):
             metric.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Risks (batch, labels)."""
+        return self.risk(self(batch))
 
     def configure_optimizers(self) -> Any:
         fused = not self.trainer.precision.endswith("mixed")
@@ -121,7 +131,8 @@ class ClinicalPrediction(lightning.LightningModule):
         self.eval()
         risks, labels = [], []
         for batch in batches:
-            risks.append(self.risk({name: value.to(self.device) for name, value in batch.items()}).cpu())
+            moved = {name: value.to(self.device) for name, value in batch.items()}
+            risks.append(self.predict_step(moved, 0).cpu())
             labels.append(_columns(batch["label"]).cpu())
         self.train(was_training)
         return torch.cat(risks), torch.cat(labels)
@@ -136,6 +147,8 @@ def measured(risk: Tensor, label: Tensor, threshold: float = 0.5) -> dict[str, f
 
 def _known_metrics(risk: Any, label: Any, threshold: float) -> dict[str, float]:
     known = label == label  # not NaN
+    if not known.any():
+        return dict.fromkeys(METRICS, float("nan"))
     return clinical_metrics(risk[known], label[known], threshold)
 
 

@@ -60,9 +60,12 @@ def test_help_imports_nothing_heavy(command):
 
 
 def test_lists():
-    assert "classification  mptsnet-paper" in invoke("list", "configs").stdout.splitlines()
-    names = [line.removeprefix("classification  ") for line in invoke("list", "models").stdout.splitlines()]
+    configs = invoke("list", "configs").stdout.splitlines()
+    assert {"classification  mptsnet-paper", "speech  mambattention-paper"} < set(configs)
+    models = [line.split("  ") for line in invoke("list", "models").stdout.splitlines()]
+    names = [name for task, name in models if task == "classification"]
     assert names == ["mptsnet", "mamba", "lbmamba", "attention", "wersa"]
+    assert [name for task, name in models if task == "speech"] == ["mambattention"]
 
 
 def test_list_datasets_separates_local_from_bundled(tmp_path):

@@ -88,9 +88,11 @@ def test_a_process_ended_from_outside_is_one_sentence(pairs):
     collect(workers.submit(clean[:1], noisy[:1]))
     (process,) = workers._pool._processes
     os.kill(process, signal.SIGKILL)
+    many = torch.zeros(300, 5000)  # more than the process can have taken before it is missed
     with pytest.raises(SeqattnError, match=r"was ended from outside: resume the run, with pesq_workers=0"):
-        for _ in range(100):
-            collect(workers.submit(clean[:1], noisy[:1]))
+        collect(workers.submit(many, many))
+    with pytest.raises(SeqattnError, match="was ended from outside"):
+        workers.submit(clean[:1], noisy[:1])
     workers.close()
 
 

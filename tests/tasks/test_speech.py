@@ -228,7 +228,9 @@ def test_validation_measures_every_clip_as_if_alone():
         expected["magnitude"].append(F.mse_loss(magnitude, target.magnitude))
         expected["phase"].append(sum(phase_losses(target.phase, phase).values()))
         expected["complex"].append(2 * F.mse_loss(complex_, target.complex))
-    means = {f"val_{name}": torch.stack([v.squeeze() for v in values]).mean().item() for name, values in expected.items()}
+    means = {
+        f"val_{name}": torch.stack([v.squeeze() for v in values]).mean().item() for name, values in expected.items()
+    }
     assert logged == pytest.approx(means | {"val_pesq_failed": 0}, rel=1e-4, abs=1e-4)
 
 
@@ -280,8 +282,8 @@ def test_a_clip_can_be_learnt_by_heart():
     clips = items((4000,))
     module = tiny(lr=0.01, loss_weights={"metric": 0})
     module.scores_pesq = False
-    noisy = validated(module, clips, 1)
-    fit(module, clips, max_epochs=40)
+    before = validated(module, clips, 1)
+    fit(module, clips, max_epochs=60)
     learnt = validated(module, clips, 1)
-    assert learnt["val_si_sdr"] > noisy["val_si_sdr"] + 10
-    assert learnt["val_magnitude"] < noisy["val_magnitude"] / 2
+    assert learnt["val_si_sdr"] > learnt["val_si_sdr_noisy"] > before["val_si_sdr"]
+    assert learnt["val_magnitude"] < before["val_magnitude"] / 3

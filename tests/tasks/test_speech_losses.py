@@ -48,9 +48,7 @@ def test_every_term_and_its_gradient_is_the_published_one(case):
     assert terms.keys() == expected.keys() == WEIGHTS.keys() - {"metric"}
     for name, term in terms.items():
         torch.testing.assert_close(term, expected[name], rtol=1e-10, atol=1e-12, msg=name)
-        pairs = zip(
-            gradients(term, magnitude, phase), gradients(expected[name], magnitude, phase), strict=True
-        )
+        pairs = zip(gradients(term, magnitude, phase), gradients(expected[name], magnitude, phase), strict=True)
         for got, wanted in pairs:
             assert (got - wanted).abs().max() <= 1e-8 * wanted.abs().max() + 1e-13, name
 

@@ -21,8 +21,8 @@ def regular_series(
 ) -> NDArray[np.float32]:
     """(stays, steps, 2 * channels) [values | flags] of normalised events, sorted by stay and time.
 
-    stay, row, times, channel, values: (events,); times are parts of the window, and step i takes those from i / steps to
-    before (i + 1) / steps: that of exactly 1 belongs to no step. shape: (stays, steps, channels).
+    stay, row, times, channel, values: (events,); times are parts of the window, and step i takes those from
+    i / steps to before (i + 1) / steps: that of exactly 1 belongs to no step. shape: (stays, steps, channels).
     fill: "forward" carries the last observation on to the next, with 0 before the first. "published" repeats what the
         code of arXiv 2210.12156 does: a step without any row gets 0 and ends what was carried, and a step whose last
         row lacks the channel has the step before's value, unless that is 0, instead of its own.

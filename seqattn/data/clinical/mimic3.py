@@ -123,19 +123,21 @@ def _listfile(path: Path) -> pd.DataFrame:
 def _series(
     folder: Path, listed: pd.DataFrame, window: float, duplicates: str, counts: dict[str, int]
 ) -> tuple[tuple[Indices, Floats, NDArray[np.int32], Floats], NDArray[np.str_]]:
-    files = ((str(stay), folder / where / str(stay)) for stay, where in zip(listed["stay"], listed["file"], strict=True))
-    names, lengths, text = joined(folder, _contents(files), ",".join(_COLUMNS).encode())
+    places = zip(listed["stay"].astype(str), listed["file"], strict=True)
+    files = _contents((stay, folder / where / stay) for stay, where in places)
+    names, lengths, text = joined(folder, files, ",".join(_COLUMNS).encode())
     ids = np.array([name.removesuffix("_timeseries") for name in names])
     texts = {variable.name: "category" for variable in VARIABLES if variable.categories}
     kinds = dict.fromkeys(_COLUMNS, "float64") | texts
     try:
         table = pd.read_csv(
-            text, header=None, names=_COLUMNS, dtype=kinds, keep_default_na=False, na_values=[""],  # type: ignore[arg-type]
+            text, header=None, names=_COLUMNS, dtype=kinds, keep_default_na=False, na_values=[""],
             skip_blank_lines=False,
         )  # fmt: skip
     except ValueError as error:
         reason = " ".join(str(error).split())[:120]
-        raise SeqattnError(f"{folder}: a row is not {len(_COLUMNS)} values ({reason}); mend or remove its file") from error
+        problem = f"{folder}: a row is not {len(_COLUMNS)} values ({reason})"
+        raise SeqattnError(f"{problem}; mend or remove its file") from error
     values = np.stack([_numbers(table[variable.name], variable) for variable in VARIABLES], axis=1)
     row, channel = np.nonzero(~np.isnan(values))
     stay = np.repeat(np.arange(len(names)), lengths)
@@ -153,7 +155,8 @@ def _contents(files: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, bytes]]:
         try:
             yield name, path.read_bytes()
         except OSError as error:
-            raise SeqattnError(f"{path} cannot be read, but the listfile names it; make the task's data anew") from error
+            problem = f"{path}, which the listfile names, cannot be read"
+            raise SeqattnError(f"{problem}; make the task's data anew") from error
 
 
 def _numbers(column: pd.Series, variable: Variable) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """Notes of MIMIC-III stays, as ClinicalNotesICU writes them, on the clock of the series or on the published one."""
 
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -95,15 +96,15 @@ def _parts(name: str) -> tuple[str, str]:
 
 def _intime(root: Path, subject: str, number: str) -> np.datetime64:
     """INTIME of the subject's stay of that number, counted from 1 in the order of INTIME, then OUTTIME."""
-    path = next((root / part / subject / "stays.csv" for part in ("train", "test") if (root / part / subject).is_dir()), None)
+    path = next((table for part in ("test", "train") if (table := root / part / subject / "stays.csv").is_file()), root)
     try:
-        if path is None:
-            raise FileNotFoundError(root / "train" / subject)
-        stays = pd.read_csv(path, usecols=["INTIME", "OUTTIME"], parse_dates=["INTIME", "OUTTIME"])
-        row = stays.sort_values(["INTIME", "OUTTIME"], kind="stable").iloc[int(number) - 1]
-        return row["INTIME"].to_datetime64()
-    except (OSError, ValueError, IndexError) as error:
-        problem = f"the start of stay {number} of subject {subject} is not in {path or root} ({error})"
+        with path.open(encoding="utf-8", newline="") as lines:
+            stays = [
+                (_timestamp(row["INTIME"], path), _timestamp(row["OUTTIME"], path)) for row in csv.DictReader(lines)
+            ]
+        return sorted(stays)[int(number) - 1][0]
+    except (OSError, KeyError, IndexError) as error:
+        problem = f"the start of stay {number} of subject {subject} is not in {path} ({error})"
         raise SeqattnError(f"{problem}; its notes need it: put the benchmark's folder root there") from error
 
 
@@ -128,8 +129,8 @@ def _notes_of(file: Path) -> Iterator[tuple[str, str]]:
         data: Any = json.loads(file.read_text(encoding="utf-8"))
         entries = data.items() if isinstance(data, dict) else [(note["time"], note["text"]) for note in data]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"{file} holds no notes"
-        raise SeqattnError(f"{problem}; it must be a JSON object {{time: [sentences]}} or a list of time and text") from error
+        problem = f"{file} is neither a JSON object of times and sentences nor a list of objects with time and text"
+        raise SeqattnError(f"{problem}; mend or remove it") from error
     for time, text in entries:
         joined = text if isinstance(text, str) else " ".join(str(sentence) for sentence in text)
         if joined.strip():

@@ -18,7 +18,7 @@ from seqattn.data.clinical.partition import held_fold, hold_out, random_splits
 from seqattn.data.clinical.preparation import apply_schema, check_labels, check_training, fit_schema, prepare
 from seqattn.data.clinical.records import SPLITS, Indices, Stays, check_subjects, describe
 from seqattn.data.clinical.schema import Schema
-from seqattn.data.clinical.sources import read_source
+from seqattn.data.clinical.sources import read_source, takes_window
 from seqattn.data.samplers import EvaluationSampler, ShuffleSampler, rank_and_world
 from seqattn.errors import SeqattnError
 
@@ -116,6 +116,8 @@ class ClinicalDataModule(LightningDataModule):
         read = _read(self.dataset, self.data_dir, self.options, self.notes)
         stays = prepare(read, static=self.static, max_rows=self.max_rows, max_notes=self.max_notes)
         parts = self._split(stays)
+        left = len(stays) - sum(len(indices) for indices in parts.values())
+        stays = stays.counted("stays of no split left out", left)
         check_subjects(stays, parts)
         for part, indices in parts.items():
             check_labels(stays, indices, part)
@@ -234,10 +236,14 @@ def prediction_dataset(
     """All stays of a source as a trained model takes them; labels, where there are any, are not read.
 
     schema: of the run; the other arguments as the run's ClinicalDataModule had them. encoder: the run's note_encoder.
+    The reader's window is the schema's.
     unknown: a variable that the schema lacks is an error, or its events are ignored and counted.
     What was left out is in `stays.counts` of the result.
     """
-    stays = _read(dataset, data_dir, {**(options or {})}, notes, labelled=False)
+    given = dict(options or {})
+    if takes_window(dataset):
+        given.setdefault("window", schema.window)
+    stays = _read(dataset, data_dir, given, notes, labelled=False)
     prepared = prepare(stays, static=static, max_rows=max_rows, max_notes=max_notes)
     applied = apply_schema(prepared, schema, unknown)
     if applied.notes is not None and applied.notes.vectors is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,9 @@ class NoteEncoder(Protocol):
     """Turns texts into vectors. identity: names it in the cache, None where encoding is too fast to be kept."""
 
     width: int
-    identity: str | None
+
+    @property
+    def identity(self) -> str | None: ...
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """(texts, width) float32."""
@@ -34,14 +37,11 @@ class NoteEncoder(Protocol):
 def note_encoder(spec: str, texts: Sequence[str], width: int, seed: int) -> NoteEncoder:
     """The encoder that `spec` names.
 
-    spec: "tfidf", fitted on `texts` to vectors of up to `width`; else a model of sentence-transformers (its name begins
-        with sentence-transformers/, its folder has modules.json) or any model of Hugging Face, by name or folder.
+    spec: "tfidf", fitted on `texts` to vectors of up to `width`; else a language model by folder or name.
     """
     if spec == "tfidf":
         return TfidfEncoder.fit(texts, width, seed)
-    if spec.startswith("sentence-transformers/") or (Path(spec) / "modules.json").is_file():
-        return SentenceEncoder(spec)
-    return TokenEncoder(spec)
+    return LanguageModel(spec)
 
 
 def encode_notes(stays: Stays, encoder: NoteEncoder) -> Stays:
@@ -116,22 +116,11 @@ class TfidfEncoder:
         return cls(frequencies, directions)
 
 
-class SentenceEncoder:
-    """A model of sentence-transformers, such as all-MiniLM-L6-v2, by folder or name."""
+class LanguageModel:
+    """A Hugging Face model, by folder or name: one state of its last layer is a note's vector.
 
-    def __init__(self, spec: str) -> None:
-        package = require("sentence_transformers")
-        self.model = _loaded(spec, lambda: package.SentenceTransformer(spec))
-        self.identity: str | None = f"sentence-transformers:{_identity(spec)}"
-        self.width = int(self.model.get_sentence_embedding_dimension())
-
-    def encode(self, texts: Sequence[str]) -> Floats:
-        return np.asarray(self.model.encode(list(texts), batch_size=32, show_progress_bar=False), dtype=np.float32)
-
-
-class TokenEncoder:
-    """The last layer's state of the first token of a Hugging Face model, as arXiv 2210.12156 represents a note.
-
+    It is the first token's, as in arXiv 2210.12156; of a model of sentence-transformers (by its name, or where its
+    folder says so in 1_Pooling) it is the mean over the tokens, of length 1.
     Up to MAX_TOKENS tokens of a note are read, or as many as the model takes. A Longformer's first token attends
     globally.
     """
@@ -141,10 +130,11 @@ class TokenEncoder:
         self.tokenizer = _loaded(spec, lambda: package.AutoTokenizer.from_pretrained(spec))
         self.model = _loaded(spec, lambda: package.AutoModel.from_pretrained(spec)).eval()
         config = self.model.config
+        self.mean = _takes_mean(spec)
         self.global_first = config.model_type == "longformer"
         reserved = 2 if config.model_type in ("longformer", "roberta") else 0  # positions that are no token's
         self.longest = min(MAX_TOKENS, getattr(config, "max_position_embeddings", MAX_TOKENS) - reserved)
-        self.identity: str | None = f"transformers:{_identity(spec)}:{self.longest}"
+        self.identity: str | None = f"{_identity(spec)}:{self.longest}"
         self.width = int(config.hidden_size)
 
     def encode(self, texts: Sequence[str]) -> Floats:
@@ -162,7 +152,11 @@ class TokenEncoder:
         if self.global_first:
             extra["global_attention_mask"] = torch.zeros_like(tokens["input_ids"])
             extra["global_attention_mask"][:, 0] = 1
-        return self.model(**tokens, **extra).last_hidden_state[:, 0].float().numpy()
+        states = self.model(**tokens, **extra).last_hidden_state.float()  # (texts, tokens, width)
+        if not self.mean:
+            return states[:, 0].numpy()
+        weights = tokens["attention_mask"][..., None].float()
+        return torch.nn.functional.normalize((states * weights).sum(1) / weights.sum(1), dim=-1).numpy()
 
 
 def _counts(texts: Sequence[str]) -> Any:
@@ -178,6 +172,13 @@ def _weighted(counts: Any, frequencies: Floats) -> Any:
     weighted = counts.copy()
     weighted.data = (1 + np.log(weighted.data)) * frequencies[weighted.indices]
     return normalize(weighted)
+
+
+def _takes_mean(spec: str) -> bool:
+    if spec.startswith("sentence-transformers/"):
+        return True
+    pooling = Path(spec) / "1_Pooling" / "config.json"
+    return pooling.is_file() and bool(json.loads(pooling.read_text()).get("pooling_mode_mean_tokens"))
 
 
 def _identity(spec: str) -> str:

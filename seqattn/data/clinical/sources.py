@@ -1,11 +1,15 @@
 """Every source of stays by name: published data sets, generated ones, and the user's folders."""
 
+import functools
 import inspect
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from seqattn.data.cache import cache_folder
+from seqattn.data.clinical.archives import READER_VERSION
 from seqattn.data.clinical.long_tables import read_long_tables
 from seqattn.data.clinical.meds import is_meds, read_meds
 from seqattn.data.clinical.mimic3 import read_mimic3
@@ -16,38 +20,35 @@ from seqattn.data.clinical.synthetic_mimic import write_synthetic_mimic
 from seqattn.errors import SeqattnError, nearest
 
 
-def _mimic3(task: str) -> Callable[..., Stays]:
-    def read(
-        data_dir: str | None = None,
-        *,
-        notes_dir: str | None = None,
-        clock: str = "intime",
-        start_times: str | None = None,
-        earliest_note: float = -24.0,
-        duplicates: str = "last",
-        labelled: bool = True,
-    ) -> Stays:
-        return read_mimic3(
-            data_dir, task=task, notes_dir=notes_dir, clock=clock, start_times=start_times,
-            earliest_note=earliest_note, duplicates=duplicates, labelled=labelled,
-        )  # fmt: skip
-
-    return read
-
-
 def _synthetic(
-    data_dir: str | None = None, *, stays: int = 600, task: str = "ihm", seed: int = 0, labelled: bool = True
+    data_dir: str | None = None,
+    *,
+    stays: int = 600,
+    task: Literal["ihm", "pheno"] = "ihm",
+    seed: int = 0,
+    labelled: bool = True,
 ) -> Stays:
-    with tempfile.TemporaryDirectory() as folder:
-        write_synthetic_mimic(Path(folder), stays=stays, seed=seed)
-        return read_mimic3(folder, task=task, labelled=labelled)
+    """Invented patients, written once into the cache; data_dir is not used."""
+    if stays < 50:
+        raise SeqattnError(f"stays is {stays}; it must be at least 50")
+    folder = cache_folder() / "clinical" / f"synthetic-{READER_VERSION}-{stays}-{seed}"
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+                write_synthetic_mimic(Path(temporary) / "data", stays=stays, seed=seed)
+                os.replace(Path(temporary) / "data", folder)
+        except OSError as error:
+            problem = f"{folder} cannot be written ({error.strerror})"
+            raise SeqattnError(f"{problem}; set XDG_CACHE_HOME to a folder with room") from error
+    return read_mimic3(folder, task=task, labelled=labelled)
 
 
 SOURCES: dict[str, Callable[..., Stays]] = {
     "physionet2012": read_physionet2012,
     "physionet2019": read_physionet2019,
-    "mimic3-ihm": _mimic3("ihm"),
-    "mimic3-pheno": _mimic3("pheno"),
+    "mimic3-ihm": functools.partial(read_mimic3, task="ihm"),
+    "mimic3-pheno": functools.partial(read_mimic3, task="pheno"),
     "synthetic": _synthetic,
 }
 
@@ -60,17 +61,30 @@ def read_source(dataset: str, data_dir: str | None = None, *, labelled: bool = T
 
     Raises SeqattnError for an unknown source or option, the nearest offered, and for what the reader refuses.
     """
-    folder = Path(dataset).expanduser()
-    reader = SOURCES.get(dataset)
-    if reader is None:
-        if not folder.is_dir():
-            advice = nearest(dataset, SOURCES) or f"; known are {', '.join(SOURCES)}, or give a folder of tables"
-            raise SeqattnError(f"there is no data set and no folder {dataset!r}{advice}")
-        reader = read_meds if is_meds(folder) else read_long_tables
-        data_dir = str(folder)
-    known = [name for name in inspect.signature(reader).parameters if name not in ("data_dir", "folder", "labelled")]
+    reader, place = _reader(dataset, data_dir)
+    known = _options(reader)
     strange = [name for name in options if name not in known]
     if strange:
         advice = nearest(strange[0], known) or f"; known are {', '.join(known)}"
         raise SeqattnError(f"{dataset} has no option {strange[0]!r}{advice}")
-    return reader(data_dir, labelled=labelled, **options)
+    return reader(place, labelled=labelled, **options)
+
+
+def takes_window(dataset: str) -> bool:
+    """Whether the source's reader has the option `window`."""
+    return "window" in _options(_reader(dataset, None)[0])
+
+
+def _reader(dataset: str, data_dir: str | None) -> tuple[Callable[..., Stays], str | None]:
+    if dataset in SOURCES:
+        return SOURCES[dataset], data_dir
+    folder = Path(dataset).expanduser()
+    if not folder.is_dir():
+        advice = nearest(dataset, SOURCES) or f"; known are {', '.join(SOURCES)}, or give a folder of tables"
+        raise SeqattnError(f"there is no data set and no folder {dataset!r}{advice}")
+    return read_meds if is_meds(folder) else read_long_tables, str(folder)
+
+
+def _options(reader: Callable[..., Stays]) -> list[str]:
+    fixed = {"data_dir", "folder", "labelled", *getattr(reader, "keywords", {})}
+    return [name for name in inspect.signature(reader).parameters if name not in fixed]

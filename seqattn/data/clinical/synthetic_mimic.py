@@ -1,11 +1,12 @@
 """Invented patients in the folders of mimic3-benchmarks, with labels that neither series nor notes tell alone."""
 
+import csv
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from seqattn.data.clinical.mimic3_variables import VARIABLES
 
@@ -23,14 +24,15 @@ PHENOTYPES = (
 )  # fmt: skip
 LATE = "autopsy was requested by the family"  # in a note after the window of every patient who dies, and in no other
 _EPOCH = datetime(2130, 1, 1)
+_HEADER = ",".join(["Hours", *(variable.name for variable in VARIABLES)])
 # normal value, spread within a patient, shift by the latent severity, chance of being in a row
 _BEHAVIOUR = {
     "Capillary refill rate": (0, 0, 0, 0.05), "Diastolic blood pressure": (60, 8, -4, 0.8),
     "Fraction inspired oxygen": (0.4, 0.05, 0, 0.1), "Glascow coma scale total": (13, 1, 0, 0.2),
     "Glucose": (130, 25, 0, 0.2), "Heart Rate": (86, 8, 8, 0.9), "Height": (170, 0, 0, 0.02),
-    "Mean blood pressure": (77, 8, -5, 0.8), "Oxygen saturation": (97, 1.5, 0, 0.9), "Respiratory rate": (19, 3, 2, 0.9),
-    "Systolic blood pressure": (118, 12, -8, 0.8), "Temperature": (37, 0.4, 0, 0.3), "Weight": (81, 0.5, 0, 0.05),
-    "pH": (7.39, 0.04, 0, 0.1),
+    "Mean blood pressure": (77, 8, -5, 0.8), "Oxygen saturation": (97, 1.5, 0, 0.9),
+    "Respiratory rate": (19, 3, 2, 0.9), "Systolic blood pressure": (118, 12, -8, 0.8),
+    "Temperature": (37, 0.4, 0, 0.3), "Weight": (81, 0.5, 0, 0.05), "pH": (7.39, 0.04, 0, 0.1),
 }  # fmt: skip
 _TEXTS = {
     "Glascow coma scale eye opening": ("4 Spontaneously", "Spontaneously", "To Speech", "None"),
@@ -38,8 +40,9 @@ _TEXTS = {
     "Glascow coma scale verbal response": ("5 Oriented", "Oriented", "Confused", "1.0 ET/Trach"),
 }
 _NEUTRAL = (
-    "patient seen on rounds", "lines in place", "family at bedside", "medication given as ordered", "turned every two hours",
-    "chest film reviewed", "labs drawn", "urine output recorded", "diet as tolerated", "plan discussed with team",
+    "patient seen on rounds", "lines in place", "family at bedside", "medication given as ordered",
+    "turned every two hours", "chest film reviewed", "labs drawn", "urine output recorded", "diet as tolerated",
+    "plan discussed with team",
 )  # fmt: skip
 _WORSE = ("overall worsening", "escalating support", "concern for decline", "poor response", "prognosis guarded")
 _BETTER = ("overall improving", "weaning support", "resting comfortably", "good response", "transfer planned")
@@ -53,79 +56,89 @@ def write_synthetic_mimic(folder: Path, *, stays: int = 600, seed: int = 0) -> N
     window say LATE; a reader that lets them through is found out. One subject in ten has two stays.
     Subjects are split 70/15/15; nothing in it comes from a real patient.
     """
-    random = np.random.default_rng(seed)
-    lists: dict[str, list[dict]] = {"in-hospital-mortality": [], "phenotyping": []}
-    starts, written, subject = [], 0, 10_000
-    while written < stays:
+    writer = _Writer(folder, np.random.default_rng(seed))
+    subject = 10_000
+    while len(writer.starts) < stays:
         subject += 1
-        split = ("train", "val", "test")[int(np.searchsorted([0.7, 0.85], random.random()))]
-        episodes = min(1 + int(random.random() < 0.1), stays - written)
-        admitted = [_EPOCH + timedelta(minutes=int(random.integers(2_000_000)))]
-        if episodes == 2:
-            admitted.append(admitted[0] + timedelta(days=90))
-        _write_subject(folder, subject, split, admitted, random, lists, starts)
-        written += episodes
-    for task, entries in lists.items():
-        table = pd.DataFrame(entries)
+        writer.subject(subject, most=stays - len(writer.starts))
+    for task, listed in writer.listed.items():
         for split in ("train", "val", "test"):
-            chosen = table[table["split"] == split].drop(columns="split")
-            chosen.to_csv(folder / task / f"{split}_listfile.csv", index=False)
-    pd.DataFrame(starts).to_csv(folder / "start_times.csv", index=False)
+            chosen = [
+                {key: entry[key] for key in entry if key != "split"} for entry in listed if entry["split"] == split
+            ]
+            _write_table(folder / task / f"{split}_listfile.csv", chosen, list(listed[0])[:-1])
+    _write_table(folder / "start_times.csv", writer.starts, ["stay", "start"])
 
 
-def _write_subject(
-    folder: Path,
-    subject: int,
-    split: str,
-    admitted: list[datetime],
-    random: np.random.Generator,
-    lists: dict[str, list[dict]],
-    starts: list[dict],
-) -> None:
-    part = "test" if split == "test" else "train"
-    home = folder / "root" / part / str(subject)
-    home.mkdir(parents=True)
-    for name in (*(f"{task}/{part}" for task in lists), "notes"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    rows = []
-    for number, intime in enumerate(admitted, 1):
-        hours = float(random.uniform(50, 120))
-        severity = random.standard_normal(2)  # of the series, of the notes
-        dies = bool(random.random() < _sigmoid(4 * severity.sum() - 3))
-        name = f"{subject}_episode{number}_timeseries.csv"
-        series = _series(float(severity[0]), hours, random)
-        series.to_csv(home / f"episode{number}_timeseries.csv", index=False)
-        pd.DataFrame([{"Icustay": subject * 10 + number, "Age": 60, "Mortality": int(dies)}]).to_csv(
-            home / f"episode{number}.csv", index=False
-        )
-        series[series["Hours"] <= 48].to_csv(folder / "in-hospital-mortality" / part / name, index=False)
-        series.to_csv(folder / "phenotyping" / part / name, index=False)
-        notes = _notes(float(severity[1]), hours, intime, dies, random)
-        (folder / "notes" / f"{subject}_{number}").write_text(json.dumps(notes, indent=0))
-        phenotypes = _phenotypes(severity, random)
-        lists["in-hospital-mortality"].append({"stay": name, "y_true": int(dies), "split": split})
-        lists["phenotyping"].append({"stay": name, "period_length": hours, **phenotypes, "split": split})
-        rows.append({
-            "SUBJECT_ID": subject, "ICUSTAY_ID": subject * 10 + number, "INTIME": intime,
+class _Writer:
+    """Writes subjects one after the other; `listed` collects the tasks' listfiles, `starts` the published clock's."""
+
+    def __init__(self, folder: Path, random: np.random.Generator) -> None:
+        self.folder, self.random = folder, random
+        self.listed: dict[str, list[dict[str, Any]]] = {"in-hospital-mortality": [], "phenotyping": []}
+        self.starts: list[dict[str, Any]] = []
+        for name in (*(f"{task}/{part}" for task in self.listed for part in ("train", "test")), "notes"):
+            (folder / name).mkdir(parents=True)
+
+    def subject(self, subject: int, most: int) -> None:
+        split = ("train", "val", "test")[int(np.searchsorted([0.7, 0.85], self.random.random()))]
+        part = "test" if split == "test" else "train"
+        home = self.folder / "root" / part / str(subject)
+        home.mkdir(parents=True)
+        intime = _EPOCH + timedelta(minutes=int(self.random.integers(2_000_000)))
+        count = min(most, 1 + int(self.random.random() < 0.1))
+        starts = [intime + timedelta(days=90 * number) for number in range(count)]
+        names = [f"{subject}_{number}" for number in range(1, count + 1)]
+        stays = [self._stay(home, part, split, name, start) for name, start in zip(names, starts, strict=True)]
+        _write_table(home / "stays.csv", stays[::-1], list(stays[0]))  # the latest first: readers have to sort
+
+    def _stay(self, home: Path, part: str, split: str, name: str, intime: datetime) -> dict[str, Any]:
+        """Write the files of one stay; returns its row of stays.csv."""
+        subject, number = name.split("_")
+        hours = float(self.random.uniform(50, 120))
+        severity = self.random.standard_normal(2)  # of the series, of the notes
+        dies = bool(self.random.random() < _sigmoid(4 * severity.sum() - 3))
+        times, lines = _series(float(severity[0]), hours, self.random)
+        whole = "\n".join([_HEADER, *lines, ""])
+        start = "\n".join([_HEADER, *lines[: int((times <= 48).sum())], ""])
+        file = f"{subject}_episode{number}_timeseries.csv"
+        (home / f"episode{number}.csv").write_text(f"Icustay,Age,Mortality\n{subject}{number},60,{int(dies)}\n")
+        (home / f"episode{number}_timeseries.csv").write_text(whole)
+        (self.folder / "in-hospital-mortality" / part / file).write_text(start)
+        (self.folder / "phenotyping" / part / file).write_text(whole)
+        notes = _notes(float(severity[1]), hours, intime, dies, self.random)
+        (self.folder / "notes" / name).write_text(json.dumps(notes))
+        self.listed["in-hospital-mortality"].append({"stay": file, "y_true": int(dies), "split": split})
+        phenotypes = _phenotypes(severity, self.random)
+        self.listed["phenotyping"].append({"stay": file, "period_length": hours, **phenotypes, "split": split})
+        self.starts.append({"stay": name, "start": intime + timedelta(hours=1.1)})
+        return {
+            "SUBJECT_ID": subject, "ICUSTAY_ID": f"{subject}{number}", "INTIME": intime,
             "OUTTIME": intime + timedelta(hours=hours), "LOS": hours / 24, "MORTALITY_INHOSPITAL": int(dies),
-        })  # fmt: skip
-        starts.append({"stay": f"{subject}_{number}", "start": intime + timedelta(hours=1.1)})
-    pd.DataFrame(rows[::-1]).to_csv(home / "stays.csv", index=False)  # the latest first: readers have to sort
+        }  # fmt: skip
 
 
-def _series(severity: float, hours: float, random: np.random.Generator) -> pd.DataFrame:
-    times = np.sort(random.uniform(0, hours, int(random.integers(20, 90))))
-    columns: dict[str, object] = {"Hours": np.round(times, 4)}
+def _series(severity: float, hours: float, random: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    """Times in hours, ascending, and the lines of the file."""
+    times = np.sort(random.uniform(0, hours, int(random.integers(20, 90)))).round(4)
+    columns = [[f"{time:.4f}" for time in times]]
     for variable in VARIABLES:
         if variable.name in _TEXTS:
-            values = random.choice(_TEXTS[variable.name], len(times)).astype(object)
-            values[random.random(len(times)) > 0.2] = None
+            chance, texts = 0.2, random.choice(_TEXTS[variable.name], len(times)).tolist()
         else:
             normal, spread, shift, chance = _BEHAVIOUR[variable.name]
-            values = np.round(normal + shift * severity + spread * random.standard_normal(len(times)), 3)
-            values[random.random(len(times)) > chance] = np.nan
-        columns[variable.name] = values
-    return pd.DataFrame(columns)
+            values = normal + shift * severity + spread * random.standard_normal(len(times))
+            texts = [f"{value:.3f}" for value in values]
+        observed = random.random(len(times)) < chance
+        columns.append([text if there else "" for text, there in zip(texts, observed, strict=True)])
+    return times, [",".join(row) for row in zip(*columns, strict=True)]
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _notes(

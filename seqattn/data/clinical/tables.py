@@ -88,10 +88,11 @@ def find_table(folder: Path, name: str) -> Path | None:
     return next((folder / f"{name}{suffix}" for suffix in _SUFFIXES if (folder / f"{name}{suffix}").is_file()), None)
 
 
-def read_table(path: Path, needed: Sequence[str], others: Iterable[str] | None = None) -> Table:
+def read_table(path: Path, needed: Sequence[str], others: Iterable[str] | None = None, *, empty: bool = False) -> Table:
     """A table that has the columns `needed` and, unless `others` is None, none but those and `others`.
 
-    Raises SeqattnError for a file that cannot be read, an empty table, and wrong columns, with the nearest name.
+    Raises SeqattnError for a file that cannot be read, a table without rows unless `empty`, and wrong columns, with the
+    nearest name.
     """
     data = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     columns = [str(column) for column in data.columns]
@@ -106,7 +107,7 @@ def read_table(path: Path, needed: Sequence[str], others: Iterable[str] | None =
         known = [*needed, *(others or ())]
         advice = nearest(strange[0], known) or f"; known are {', '.join(known)}"
         raise SeqattnError(f"{path} has an unknown column {strange[0]!r}{advice}")
-    if not len(data):
+    if not len(data) and not empty:
         raise SeqattnError(f"{path} has no rows; fill it or remove it")
     return Table(data, path)
 
@@ -114,7 +115,7 @@ def read_table(path: Path, needed: Sequence[str], others: Iterable[str] | None =
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         kinds = dict.fromkeys(_TEXT, "category")
-        return pd.read_csv(path, dtype=kinds, low_memory=False, skipinitialspace=True, encoding="utf-8-sig")  # type: ignore[arg-type]
+        return pd.read_csv(path, dtype=kinds, low_memory=False, skipinitialspace=True, encoding="utf-8-sig")
     except pd.errors.EmptyDataError as error:
         raise SeqattnError(f"{path} is empty; give it a header and rows, or remove it") from error
     except (OSError, ValueError) as error:

@@ -20,7 +20,7 @@ NEAR = {torch.float32: 40.0, torch.float64: 300.0}
 
 
 class Part(NamedTuple):
-    """Consecutive samples that are done at once."""
+    """Consecutive samples that are done at once; one where it is not near."""
 
     samples: slice
     end: int  # rows up to the last observation of any
@@ -36,7 +36,8 @@ class Problem:
         self.query = (query.to(self.dtype) * self.scale).transpose(0, 1).contiguous()  # (heads, queries, dim)
         self.seen = mask.any(-1)  # (batch, length)
         self.key = key if self.seen.all() else key.masked_fill(~self.seen[..., None, None], 0)
-        self.values, self.mask = values, mask
+        values = values.to(self.dtype).where(mask, 0)
+        self.observations = torch.cat([values, mask.to(self.dtype)], dim=-1)  # (batch, length, 2 channels)
         self.rows = self.query.shape[0] * self.query.shape[1]  # scores of a token
         self.channels = values.shape[2]
 
@@ -46,7 +47,7 @@ class Problem:
         start, batch = 0, len(ends)
         while start < batch:
             stop, end = start + 1, ends[start]
-            while stop < batch and near[stop] == near[start]:
+            while stop < batch and near[start] and near[stop]:
                 longest = max(end, ends[stop])
                 if (stop + 1 - start) * longest * self.rows > BLOCK:
                     break
@@ -81,12 +82,6 @@ class Problem:
         """e^score, (samples, heads, queries, tokens)."""
         return (self.query @ keys.mT).exp_()
 
-    def observations(self, part: Part, tile: slice) -> Tensor:
-        """[values, mask], (samples, tokens, 2 channels)."""
-        mask = self.mask[part.samples, tile]
-        values = self.values[part.samples, tile].to(self.dtype).where(mask, 0)
-        return torch.cat([values, mask.to(self.dtype)], dim=-1)
-
 
 def forward(query: Tensor, key: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """out, normaliser and base; see `register_time_attention`."""
@@ -95,14 +90,13 @@ def forward(query: Tensor, key: Tensor, values: Tensor, mask: Tensor) -> tuple[T
     out, normaliser, base = p.query.new_empty(shape), p.query.new_empty(shape), p.query.new_zeros(shape)
     for part in p.parts():
         if not part.near:
-            for sample in range(part.samples.start, part.samples.stop):
-                _far_forward(p, Part(slice(sample, sample + 1), part.end, False), out, normaliser, base)
+            _far_forward(p, part, out, normaliser, base)
             continue
         averages, sums = (tensor[part.samples].permute(0, 3, 2, 1) for tensor in (out, normaliser))
         summed = p.query.new_zeros(averages.shape[0], 2 * p.channels, p.rows)
         for tile in p.tiles(part):
             weights = p.weights(p.keys(part, tile)).flatten(1, 2)
-            summed.baddbmm_(p.observations(part, tile).mT, weights.mT)
+            summed.baddbmm_(p.observations[part.samples, tile].mT, weights.mT)
         numerator, weight = summed.unflatten(2, p.query.shape[:2]).tensor_split(2, dim=1)
         sums.copy_(weight)
         torch.div(numerator, weight.clamp_min(torch.finfo(p.dtype).tiny), out=averages)
@@ -115,27 +109,24 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key and values; see `register_time_attention`."""
     p = Problem(query, key, values, mask)
+    shares = grad_out / normaliser.masked_fill(normaliser == 0, torch.inf)
     grad_query = torch.zeros_like(p.query)
     grad_key, grad_values = torch.zeros(key.shape, dtype=p.dtype), torch.zeros(values.shape, dtype=p.dtype)
     for part in p.parts():
-        rows = [tensor[part.samples].transpose(1, 2) for tensor in (grad_out, normaliser, out, base)]
-        shares = rows[0] / rows[1].masked_fill(rows[1] == 0, torch.inf)  # (samples, heads, queries, channels)
+        # each (samples, heads, queries, channels)
+        factors = [tensor[part.samples].transpose(1, 2) for tensor in (shares, out, base)]
         if not part.near:
-            for at, sample in enumerate(range(part.samples.start, part.samples.stop)):
-                factors = shares[at], rows[2][at], rows[3][at]
-                _far_backward(
-                    p, Part(slice(sample, sample + 1), part.end, False), factors, grad_query, grad_key, grad_values
-                )
+            _far_backward(p, part, [factor[0] for factor in factors], grad_query, grad_key, grad_values)
             continue
-        left = torch.cat([shares, -shares * rows[2]], dim=-1).flatten(1, 2)
+        left = torch.cat([factors[0], -factors[0] * factors[1]], dim=-1).flatten(1, 2)
         for tile in p.tiles(part):
             keys = p.keys(part, tile)
-            weights, observations = p.weights(keys), p.observations(part, tile)
+            weights, observations = p.weights(keys), p.observations[part.samples, tile]
             if wants_values:
                 of_values = left[..., : p.channels].mT @ weights.flatten(1, 2)
                 torch.mul(of_values.mT, observations[..., p.channels :], out=grad_values[part.samples, tile])
             of_scores = (left @ observations.mT).view(weights.shape).mul_(weights)
-            # transposed, BLAS is three times as fast for few columns
+            # transposed: BLAS is three times as fast with few rows as with few columns
             grad_query += (keys.mT @ of_scores.mT).sum(0).mT
             grad_key[part.samples, tile] = (p.query.mT @ of_scores).permute(0, 3, 1, 2)
     grad_query = (grad_query * p.scale).transpose(0, 1).contiguous()
@@ -147,20 +138,20 @@ def backward(
 
 def _far_forward(p: Problem, part: Part, out: Tensor, normaliser: Tensor, base: Tensor) -> None:
     """One sample, by some queries at a time."""
-    rows = slice(0, part.end)
-    keys, observations = p.keys(part, rows)[0], p.observations(part, rows)[0]
+    rows, sample = slice(0, part.end), part.samples.start
+    keys, observations = p.keys(part, rows)[0], p.observations[sample, rows]
     for queries in _queries(p, part):
         results = cpu_far.attend(p.query[:, queries] @ keys.mT, observations)
         for tensor, result in zip((out, normaliser, base), results, strict=True):
-            tensor[part.samples.start, queries] = result.transpose(0, 1)
+            tensor[sample, queries] = result.transpose(0, 1)
 
 
 def _far_backward(
-    p: Problem, part: Part, factors: tuple[Tensor, ...], grad_query: Tensor, grad_key: Tensor, grad_values: Tensor
+    p: Problem, part: Part, factors: list[Tensor], grad_query: Tensor, grad_key: Tensor, grad_values: Tensor
 ) -> None:
     """One sample. factors: shares, out and base, (heads, queries, channels)."""
     rows, sample = slice(0, part.end), part.samples.start
-    keys, observations = p.keys(part, rows)[0], p.observations(part, rows)[0]
+    keys, observations = p.keys(part, rows)[0], p.observations[sample, rows]
     for queries in _queries(p, part):
         scores = p.query[:, queries] @ keys.mT
         of_values = cpu_far.differentiate(scores, observations, *(factor[:, queries] for factor in factors))

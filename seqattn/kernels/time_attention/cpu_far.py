@@ -48,7 +48,7 @@ def differentiate(scores: Tensor, observations: Tensor, shares: Tensor, out: Ten
     values, mask = (_padded(half) for half in observations.tensor_split(2, dim=1))
     factors = [_padded(factor.flatten(0, 1)) for factor in (shares, out, base)]
     grad = torch.zeros_like(values)
-    arguments = (scores.view(-1, scores.shape[2]), values, mask, *factors, grad)
+    arguments = (scores.flatten(0, 1), values, mask, *factors, grad)
     _run(differentiate_tokens, arguments, -(-scores.shape[2] // LANES))
     return grad[:, :channels]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from loading import load
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqattn.kernels import time_attention
 from seqattn.kernels.time_attention import cpu, cpu_far
@@ -145,6 +146,30 @@ def test_same_bits_for_any_number_of_threads_where_scores_are_far():
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(got, expected) for got, expected in zip(other, results[0], strict=True))
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that was made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, kinds, arguments=(), options=None):
+        made = function(*arguments, **options or {})
+        if isinstance(made, torch.Tensor):
+            self.elements = max(self.elements, made.untyped_storage().nbytes() // made.element_size())
+        return made
+
+
+@pytest.mark.parametrize("spread", [1, 1000])
+def test_scores_never_lie_in_memory(spread):
+    case = Case(queries=32, heads=4, length=3000, channels=17, spread=spread)
+    arguments = tuple(case.draw(torch.float32).values())
+    with Largest() as largest:
+        results = cpu.forward(*arguments)
+        cpu.backward(results[0], *arguments, *results, True)
+    given = max(tensor.numel() for tensor in (*arguments, *results))
+    assert largest.elements <= max(cpu.BLOCK, 2 * given)
+    assert 17 * largest.elements < case.batch * case.queries * case.heads * case.length * case.channels
 
 
 @pytest.mark.parametrize("name", ["ragged", "spread-1000-ragged"])

@@ -13,7 +13,7 @@ from seqattn.kernels import time_attention
 cases = load(Path(__file__).with_name("cases.py"))
 Case = cases.Case
 BACKENDS = ("cpu", "reference")
-anywhere = settings(deadline=None, derandomize=True, max_examples=20)
+anywhere = settings(deadline=None, derandomize=True, max_examples=25)
 either = pytest.mark.parametrize("backend", BACKENDS)
 SPREADS = (1, 10, 100, 1000)
 
@@ -163,6 +163,18 @@ def test_nan_stays_where_it_belongs(backend):
     assert got[1, :, 1].isnan().all()
     got[1, :, 1] = clean[1, :, 1]
     torch.testing.assert_close(got, clean, rtol=1e-12, atol=1e-12)
+
+
+@either
+def test_nan_of_a_query_stays_in_its_query_and_head(backend):
+    tensors, lengths = Case().draw(), torch.tensor([0, 30])
+    clean = time_attention(**tensors, lengths=lengths, backend=backend)
+    tensors["query"][2, 1] = float("nan")
+    got = cases.run(tensors, {"lengths": lengths}, backend)
+    assert got["out"][1, 2, 1].isnan().any()
+    got["out"][:, 2, 1] = clean[:, 2, 1]
+    torch.testing.assert_close(got["out"], clean, rtol=1e-12, atol=1e-12)
+    assert (got["grad_values"][0] == 0).all()
 
 
 @either

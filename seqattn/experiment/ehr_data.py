@@ -1,0 +1,125 @@
+"""The stays of a run: those it is trained on, what is kept of them for later, and new ones."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from seqattn.data.clinical.datasets import ClinicalDataset
+from seqattn.data.clinical.long_tables import read_long_tables
+from seqattn.data.clinical.meds import is_meds, read_meds
+from seqattn.data.clinical.module import ClinicalDataModule, prediction_dataset
+from seqattn.data.clinical.note_files import is_vector_file
+from seqattn.data.clinical.notes import NoteEncoder, TfidfEncoder
+from seqattn.data.clinical.schema import Schema, read_schema
+from seqattn.data.clinical.sources import SOURCES
+from seqattn.errors import SeqattnError
+from seqattn.experiment.ehr_config import EhrConfig
+from seqattn.experiment.run_directory import RunDirectory, atomic_write, atomic_write_text, is_first_process
+
+SCHEMA, ENCODER = "schema.json", "note_encoder.npz"
+TRANSFERRED = ("duplicates", "earliest_note", "code_map")  # options of a folder that hold for another one
+
+
+def data_module(config: EhrConfig) -> ClinicalDataModule:
+    """The data of a configuration; notes that the model does not read are left out."""
+    options = config.data.model_dump()
+    if not config.model.reads_notes:
+        options["notes"] = None
+    elif options["notes"] is None:
+        raise SeqattnError(
+            "this model reads notes, but data.notes is null: set data.notes=tfidf, a file of vectors or an encoder"
+        )
+    return ClinicalDataModule(**options, seed=config.seed)
+
+
+def check_validation(data: ClinicalDataModule) -> None:
+    """Raise SeqattnError where the validation stays cannot choose an epoch: no label of theirs has both values."""
+    positive = data.stays.labels[data.val_indices].mean(axis=0)
+    if not ((positive > 0) & (positive < 1)).any():
+        raise SeqattnError(
+            f"all {len(data.val_indices)} validation stays have the same label: give more of them, or another split"
+        )
+
+
+def save_schema(run: RunDirectory, data: ClinicalDataModule) -> None:
+    """Write what prediction needs of the training data: schema.json, and note_encoder.npz where one was fitted."""
+    if is_first_process():
+        encoder = data.note_encoder
+        if isinstance(encoder, TfidfEncoder):
+            atomic_write(run.path / ENCODER, lambda file: file.write(encoder.to_bytes()))
+        atomic_write_text(run.path / SCHEMA, data.schema.to_json())
+
+
+def check_same_data(run: RunDirectory, data: ClinicalDataModule) -> None:
+    """Raise SeqattnError where the run's schema is not that of the data: they have changed since it was trained."""
+    before, now = read_schema(run.path / SCHEMA), data.schema
+    bare = [
+        replace(schema, variables=tuple(replace(variable, mean=None, std=None) for variable in schema.variables))
+        for schema in (before, now)
+    ]
+    if bare[0] != bare[1] or not all(map(_close, _statistics(before), _statistics(now))):
+        raise SeqattnError(f"the data are not those that {run.path} was trained on: put those back, or train a new run")
+
+
+def _statistics(schema: Schema) -> list[float]:
+    return [value or 0.0 for variable in schema.variables for value in (variable.mean, variable.std)]
+
+
+def _close(first: float, second: float) -> bool:
+    """Up to rounding, which differs between machines."""
+    return math.isclose(first, second, rel_tol=1e-4, abs_tol=1e-4)
+
+
+def new_stays(
+    run: RunDirectory,
+    config: EhrConfig,
+    dataset: str,
+    unknown: Literal["error", "ignore"] = "error",
+    notes: str | None = None,
+) -> ClinicalDataset:
+    """All stays of a source as the run's network takes them, their labels unread.
+
+    unknown: what a variable that the run does not know does. notes: a file of vectors of their notes, where the run was
+    trained on such a file.
+
+    Raises:
+        SeqattnError: the run lacks its schema or encoder, or the stays do not fit it.
+    """
+    data, schema = config.data, read_schema(run.path / SCHEMA)
+    same = _located(dataset) == _located(data.dataset)
+    given = data.notes if config.model.reads_notes else None
+    vectors = given is not None and is_vector_file(given)
+    if notes is not None and not vectors:
+        raise SeqattnError(f"{run.path} was not trained on a file of note vectors: leave --notes out")
+    if vectors and notes is None and not same:
+        raise SeqattnError(f"{run.path} was trained on note vectors of a file: give those of {dataset} with --notes")
+    return prediction_dataset(
+        dataset, schema, data.data_dir, options=data.options if same else _options(dataset, data.options, schema),
+        static=data.static, fill=data.fill, max_rows=data.max_rows, max_notes=data.max_notes,
+        notes=notes or given, encoder=_encoder(run) if given == "tfidf" else None, unknown=unknown,
+    )  # fmt: skip
+
+
+def _options(dataset: str, trained: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    """What a folder's reader is told: the run's window, and what was said of the folder that it was trained on."""
+    if dataset in SOURCES or not _located(dataset).is_dir():
+        return {}
+    reader = read_meds if is_meds(_located(dataset)) else read_long_tables
+    options = {name: trained[name] for name in TRANSFERRED if name in trained} | {"window": schema.window}
+    return {name: value for name, value in options.items() if name in inspect.signature(reader).parameters}
+
+
+def _located(dataset: str) -> Path:
+    return Path(dataset) if dataset in SOURCES else Path(dataset).expanduser().absolute()
+
+
+def _encoder(run: RunDirectory) -> NoteEncoder:
+    path = run.path / ENCODER
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise SeqattnError(f"{path} cannot be read: put it back, or train the run anew") from None
+    return TfidfEncoder.from_bytes(content, str(path))
