@@ -33,6 +33,7 @@ def shortened(command: str) -> str:
     return re.sub(r"seqattn train \w+", r"\g<0> --set trainer.max_epochs=1", command)
 
 
+@pytest.mark.timeout(1500)
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     soundfile = pytest.importorskip("soundfile")
     found = [line for line in commands(README.read_text(encoding="utf-8")) if line.startswith("seqattn ")]
@@ -49,7 +50,9 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/kernels/selective_scan.md", "docs/kernels/wersa.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/kernels/selective_scan.md", "docs/kernels/wersa.md", "docs/kernels/time_attention.md"]
+)
 def test_the_python_of_the_pages_runs(page: str) -> None:
     blocks = PYTHON.findall((ROOT / page).read_text(encoding="utf-8"))
     assert blocks

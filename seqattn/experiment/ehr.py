@@ -1,7 +1,5 @@
 """A run on health records from configuration to results: an epoch chosen on validation stays, TEST used once."""
 
-import contextlib
-import io
 import math
 import statistics
 from pathlib import Path
@@ -15,7 +13,7 @@ from seqattn.data.clinical.module import ClinicalDataModule
 from seqattn.errors import SeqattnError
 from seqattn.experiment.callbacks import read_table
 from seqattn.experiment.ehr_config import EhrConfig
-from seqattn.experiment.ehr_data import check_same_data, check_validation, data_module, save_schema
+from seqattn.experiment.ehr_data import check_same_data, check_validation, data_module, held_back, save_schema
 from seqattn.experiment.ehr_evaluation import load_module, number, test_run
 from seqattn.experiment.figures import metric_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write, is_first_process
@@ -42,13 +40,14 @@ def train_run(config: EhrConfig, out: Path | None = None, resume: Path | None = 
     if resume is not None and RunDirectory.open(resume).results.is_file():
         raise SeqattnError(f"{resume} has finished already: read its results.json, or train a new run")
     data = data_module(config)
-    with contextlib.nullcontext() if is_first_process() else contextlib.redirect_stderr(io.StringIO()):
-        data.setup()  # every mistake that can be met before anything is written; its summary once
-    check_validation(data)
-    build_module(config, data)
+    with held_back():
+        data.setup()  # every mistake that can be met before anything is written
+        check_validation(data)
+        build_module(config, data)
+        if resume is not None:
+            check_same_data(RunDirectory(resume), data)
     if resume is not None:
         run = RunDirectory.open(resume)
-        check_same_data(run, data)
     else:
         run = RunDirectory.create(out, "ehr", f"{config.name}-{Path(config.data.dataset).name}")
         run.write_config(config)

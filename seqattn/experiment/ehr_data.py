@@ -1,8 +1,11 @@
 """The stays of a run: those it is trained on, what is kept of them for later, and new ones."""
 
+import contextlib
 import inspect
+import io
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +36,16 @@ def data_module(config: EhrConfig) -> ClinicalDataModule:
             "this model reads notes, but data.notes is null: set data.notes=tfidf, a file of vectors or an encoder"
         )
     return ClinicalDataModule(**options, seed=config.seed)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """What goes to stderr, the data's summary, appears when the block has met no error, and once for all processes."""
+    held = io.StringIO()
+    with contextlib.redirect_stderr(held):
+        yield
+    if is_first_process():
+        print(held.getvalue(), end="", file=sys.stderr, flush=True)
 
 
 def check_validation(data: ClinicalDataModule) -> None:

@@ -18,7 +18,7 @@ from seqattn.data.clinical.module import ClinicalDataModule
 from seqattn.data.clinical.records import Indices, describe
 from seqattn.errors import SeqattnError
 from seqattn.experiment.ehr_config import EhrConfig
-from seqattn.experiment.ehr_data import check_same_data, data_module, new_stays
+from seqattn.experiment.ehr_data import check_same_data, data_module, held_back, new_stays
 from seqattn.experiment.ehr_explain import explain_stays, explainable_network
 from seqattn.experiment.figures import risk_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write_text
@@ -141,8 +141,9 @@ def evaluate_run(path: Path, data_dir: str | None = None) -> dict[str, Any]:
         config = config.model_copy(update={"data": config.data.model_copy(update={"data_dir": data_dir})})
     module = load_module(run)
     data = data_module(config)
-    data.setup()
-    check_same_data(run, data)
+    with held_back():
+        data.setup()
+        check_same_data(run, data)
     return {"dataset": config.data.dataset, **test_run(run, config, module, data)}
 
 

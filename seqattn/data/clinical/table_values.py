@@ -22,12 +22,11 @@ def event_values(table: Table, channel: Indices, variables: tuple[Variable, ...]
     categorical = np.array([bool(variable.categories) for variable in variables])[channel]
     if not categorical.any() or pd.api.types.is_numeric_dtype(given):
         return table.numbers("value")
-    values = pd.to_numeric(given, errors="coerce").to_numpy(np.float64)
+    values = pd.to_numeric(given, errors="coerce").to_numpy(np.float64, copy=True)
     for row in np.flatnonzero(np.isnan(values) & given.notna().to_numpy() & ~categorical)[:1]:
         text = str(given.iloc[int(row)])[:40]
-        raise table.fault(
-            row, f"value is {text!r}, not a number, and {variables[channel[row]].name!r} has no categories"
-        )
+        name = variables[channel[row]].name
+        raise table.fault(row, f"value is {text!r}, not a number, and variable {name!r} has no categories")
     texts = np.flatnonzero(np.isnan(values) & given.notna().to_numpy())
     numbers: dict[tuple[int, str], float] = {}
     for row, text in zip(texts.tolist(), given.iloc[texts].astype(str).tolist(), strict=True):
