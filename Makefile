@@ -2,7 +2,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 STAMP := .venv/.installed
-SPEECH := .venv/.speech
+EXTRAS := .venv/.extras
 SEQATTN_DATA ?= ../shared/data
 CLEAN := $(wildcard $(SEQATTN_DATA)/speech/clean_*)
 NOISE := $(wildcard $(SEQATTN_DATA)/speech/noise_*)
@@ -15,8 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[dev]" -c constraints.txt
 	@touch $@
 
-$(SPEECH): $(STAMP)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[dev,speech]" -c constraints.txt
+$(EXTRAS): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[dev,speech,ehr]" -c constraints.txt
 	@touch $@
 
 demo: $(STAMP)
@@ -24,7 +24,7 @@ demo: $(STAMP)
 	$(BIN)/seqattn train classification --dataset BasicMotions && \
 	echo "demo finished in $$(( $$(date +%s) - start )) s"
 
-demo-speech: $(SPEECH)
+demo-speech: $(EXTRAS)
 	@start=$$(date +%s); \
 	$(BIN)/seqattn train speech --config mambattention-demo \
 		$(if $(and $(CLEAN),$(NOISE)),$(addprefix --clean ,$(CLEAN)) $(addprefix --noise ,$(NOISE)),--synthetic) && \
@@ -36,24 +36,24 @@ demo-ehr: $(STAMP)
 		--dataset $(if $(wildcard $(SEQATTN_DATA)/ehr/physionet2012),physionet2012,synthetic) && \
 	echo "demo finished in $$(( $$(date +%s) - start )) s"
 
-test: $(SPEECH)
+test: $(EXTRAS)
 	@start=$$(date +%s); \
 	$(BIN)/python -m pytest -q && \
 	echo "tests finished in $$(( $$(date +%s) - start )) s"
 
-test-slow: $(SPEECH)
+test-slow: $(EXTRAS)
 	@start=$$(date +%s); \
 	$(BIN)/python -m pytest -q -m slow && \
 	echo "slow tests finished in $$(( $$(date +%s) - start )) s"
 
-lint: $(SPEECH)
+lint: $(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(SPEECH)
+types: $(EXTRAS)
 	$(BIN)/mypy
 
-gpu: $(SPEECH)
+gpu: $(EXTRAS)
 	$(BIN)/python -m pytest -q -k gpu -m ""
 	$(BIN)/python benchmarks/mptsnet.py --device cuda --json benchmarks/results
 	$(BIN)/python benchmarks/selective_scan.py --device cuda --json benchmarks/results

@@ -17,7 +17,7 @@ def measured() -> str:
     lines = [
         f"{report['machine']}; batch 8, {sizes}, a quarter of the cells observed, float32.",
         "",
-        "| observations a sample | forward, plain → ours | ratio | forward + backward, plain → ours | ratio | peak memory |",
+        "| observations a sample | forward, plain → ours | ratio | forward + backward | ratio | peak memory |",
         "|---|---|---|---|---|---|",
     ]
     for name, case in report["cases"].items():

@@ -21,6 +21,7 @@ NAMES = {
 }  # fmt: skip
 COMPOSITES = ("csig", "cbak", "covl")
 CLEAN = "28 minutes of clean speech (short commands of many speakers, and one reader)"
+PUBLISHED = {"parameters": 2_325_841, "steps": 542_000, "clips": 8, "seconds": 2.0}  # arXiv:2507.00966 and its code
 Report = dict[str, Any]
 
 
@@ -68,14 +69,23 @@ def shipped_lines(shipped: Report) -> list[str]:
 
 def training_lines(training: Report) -> list[str]:
     found = training["validation"]
-    minutes, epoch = training["seconds"] / 60, training["best_epoch"]
+    minutes, epoch, low, high = training["seconds"] / 60, training["best_epoch"], *training["data"]["snr_range"]
     return paragraph(
         f"They are epoch {epoch} of {training['epochs']} of `configs/speech/{training['config']}.yaml` "
         f"({training['protocol']} protocol: {training['selection']}), {minutes:.0f} minutes on {training['threads']} "
-        f"CPU thread(s), on {CLEAN} mixed on the fly with 17 minutes of noise at -5 to 15 dB. On held-out speakers and "
-        f"noises: PESQ {found['val_pesq']:.2f}, SI-SDR {found['val_si_sdr']:.1f} dB. It is not the published network: "
-        "a tenth of its parameters, less than a thousandth of its training, no metric discriminator."
+        f"CPU thread(s), on {CLEAN} mixed on the fly with 17 minutes of noise at {low:g} to {high:g} dB. On held-out "
+        f"speakers and noises: PESQ {found['val_pesq']:.2f}, SI-SDR {found['val_si_sdr']:.1f} dB. It is not the "
+        f"published network: a {PUBLISHED['parameters'] / training['parameters']:.0f}th of its parameters, "
+        f"{training['data']['steps']:,} steps instead of {PUBLISHED['steps']:,}, one "
+        f"{_published_audio(training):,.0f}th of the audio, no metric discriminator."
     )
+
+
+def _published_audio(training: Report) -> float:
+    """How many times as much audio the published network was trained on."""
+    data = training["data"]
+    published = PUBLISHED["steps"] * PUBLISHED["clips"] * PUBLISHED["seconds"]
+    return published / (data["steps"] * data["batch_size"] * data["seconds_of_clip"])
 
 
 def published_lines(published: Report) -> list[str]:
@@ -147,7 +157,7 @@ def speed_lines(report: Report) -> list[str]:
 
 def card(shipped: Report, training: Report) -> str:
     """What is written beside the weights."""
-    means = shipped["int16"]
+    means, data = shipped["int16"], training["data"]
     rows = [
         [NAMES[name], *(f"{means[signal][name]['mean']:.3f}" for signal in ("noisy", "enhanced"))]
         for name in ("pesq", "estoi", "si_sdr", "ssnr", "csig", "cbak", "covl")
@@ -168,9 +178,10 @@ def card(shipped: Report, training: Report) -> str:
         ),
         "## Training", "",
         *paragraph(
-            f"`configs/speech/{training['config']}.yaml`, seed {training['seed']}: {training['epochs']} epochs of 150 "
-            f"steps of 4 clips of 1 s, {training['seconds'] / 60:.0f} minutes on {training['threads']} CPU thread(s); "
-            f"epoch {training['best_epoch']} was the best by validation PESQ."
+            f"`configs/speech/{training['config']}.yaml`, seed {training['seed']}: {training['seconds'] / 60:.0f} "
+            f"minutes on {training['threads']} CPU thread(s). Epoch {training['best_epoch']} of {training['epochs']} "
+            f"was the best by validation PESQ, after {data['steps']:,} steps of {data['batch_size']} clips of "
+            f"{data['seconds_of_clip']:g} s."
         ),
         "## Measures", "",
         *paragraph(
@@ -181,7 +192,8 @@ def card(shipped: Report, training: Report) -> str:
         "## Limits", "",
         *paragraph(
             "English read speech and short commands at close range; no reverberation, no music, few kinds of noise. "
-            "Loud noise leaves audible remains. Not for forensic or medical use."
+            "Loud noise leaves audible remains. What lies above 8 kHz in a recording of a higher rate is lost. "
+            "Not for forensic or medical use."
         ),
         "## Licence", "",
         *paragraph("Apache-2.0, as the code; the data keep theirs."),
@@ -197,7 +209,7 @@ def page() -> str:
         *training_lines(read("training")),
         *published_lines(read("published")),
         *segment_lines(read("segments")),
-        *(speed_lines(json.loads(SPEED.read_text())) if SPEED.is_file() else []),
+        *speed_lines(json.loads(SPEED.read_text())),
         *([NOTES.read_text().strip(), ""] if NOTES.exists() else []),
     ]
     return "\n".join(lines)

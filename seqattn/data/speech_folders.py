@@ -25,7 +25,13 @@ _LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
     "DNS test": {name: (f"{name}/noisy", f"{name}/clean") for name in ("no_reverb", "with_reverb")},
     "pairs": {"all": ("noisy", "clean")},
 }
-_SPEAKER = re.compile(r"([A-Za-z]+\d+)_")  # p226_001
+# published namings that tell the speaker: VoiceBank and VCTK p226_001, LibriSpeech 19-198-0000, LibriTTS
+# 19_198_000000_000000, LJSpeech LJ050-0231, DNS book_00000_chp_0009_reader_06709_0
+_SPEAKERS = [
+    re.compile(pattern)
+    for pattern in (r"([A-Za-z]+\d+)_", r"(\d+)-\d+-\d+", r"(\d+)_\d+_\d+_\d+", r"(LJ)\d{3}-\d{4}", r".*_reader_0*(\d+)")
+]
+TEST_LIST = "the test list, as most published recipes do (optimistic)"
 _SNR = re.compile(r"_[-+]?\d+(\.\d+)?dB$")  # EARS-WHAM: 00000_5.0dB belongs to 00000
 _FILE_ID = re.compile(r"fileid_(\d+)$")  # DNS: ..._fileid_7 belongs to clean_fileid_7
 
@@ -50,11 +56,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class PairSplits:
-    """Pairs for training, validation and test, each sorted by name."""
+    """Pairs for training, validation and test, each sorted by name; `validation` says in words what `valid` is."""
 
     train: tuple[Pair, ...]
     valid: tuple[Pair, ...]
     test: tuple[Pair, ...]
+    validation: str
 
 
 def find_folder(folder: str | Path) -> Path:
@@ -128,9 +135,9 @@ def read_splits(folder: str | Path, *, protocol: str = "holdout") -> PairSplits:
 
     Where the layout has no validation list, the last two training speakers in sorted order are held out (`hold_out`
     says what happens with few of them); noisy and clean folders without any split part into training, validation and
-    test in that way. With protocol "paper" all training pairs train and validation is the test list.
+    test in that way. With protocol "paper" all training pairs train and, without a validation list, the test list is it.
 
-    Raises SeqattnError where protocol "paper" finds no test pairs, and as find_layout, pair_files and hold_out do.
+    Raises SeqattnError where protocol "paper" finds neither, and as find_layout, pair_files and hold_out do.
     """
     layout = find_layout(folder)
     lists = {split: pair_files(*both) for split, both in layout.folders.items() if split in (*_SPLITS, "all")}
@@ -139,13 +146,15 @@ def read_splits(folder: str | Path, *, protocol: str = "holdout") -> PairSplits:
     if not lists:
         lists["test"] = evaluation_pairs(folder)
     train, valid, test = (lists.get(split, []) for split in _SPLITS)
-    if protocol == "paper":
+    validation = "the published validation list"
+    if protocol == "paper" and not valid:
         if not test:
             raise SeqattnError(f"{folder} has no test pairs, which protocol 'paper' validates on: use 'holdout'")
-        valid = test
+        valid, validation = test, TEST_LIST
     elif train and not valid:
+        validation = "held-out speakers" if _tells_speakers(train) else "held-out recordings"
         train, valid = hold_out(train, str(folder))
-    return PairSplits(tuple(train), tuple(valid), tuple(test))
+    return PairSplits(tuple(train), tuple(valid), tuple(test), validation)
 
 
 def evaluation_pairs(folder: str | Path) -> list[Pair]:
@@ -172,18 +181,24 @@ def hold_out(pairs: Sequence[Pair], source: str) -> tuple[list[Pair], list[Pair]
 
     Raises SeqattnError, which names `source`, where there are fewer than two clean files.
     """
-    speakers = sorted({pair.speaker for pair in pairs})
-    if "" in speakers or len(speakers) < 3:
+    if not _tells_speakers(pairs):
         files = sorted({pair.clean for pair in pairs})
         if len(files) < 2:
             raise SeqattnError(f"{source} has too few clean recordings to hold some out of training: add recordings")
         held_files = set(files[-max(1, len(files) // 10) :])
         chosen = [pair.clean in held_files for pair in pairs]
     else:
+        speakers = sorted({pair.speaker for pair in pairs})
         held_speakers = set(speakers[-2:] if len(speakers) > 5 else speakers[-1:])
         chosen = [pair.speaker in held_speakers for pair in pairs]
     kept = [pair for pair, held in zip(pairs, chosen, strict=True) if not held]
     return kept, [pair for pair, held in zip(pairs, chosen, strict=True) if held]
+
+
+def _tells_speakers(pairs: Sequence[Pair]) -> bool:
+    """Whether every speaker is known and there are enough of them to hold one out."""
+    speakers = {pair.speaker for pair in pairs}
+    return "" not in speakers and len(speakers) >= 3
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -196,10 +211,10 @@ def audio_files(folder: Path) -> list[Path]:
 
 
 def speaker_of(path: Path, root: Path) -> str:
-    """Who speaks: what precedes the first _ of a name such as p226_001, else the file's folder below root, or ""."""
-    match = _SPEAKER.match(path.stem)
-    if match:
-        return match[1]
+    """Who speaks: told by a published naming (p226_001, 19-198-0000, ...), else the file's folder below root, or ""."""
+    for pattern in _SPEAKERS:
+        if match := pattern.match(path.stem):
+            return match[1]
     return "" if path.parent == root else path.parent.name
 
 

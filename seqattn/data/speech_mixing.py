@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqattn.data.speech_folders import audio_files, find_folder
+from seqattn.data.speech_folders import audio_files, find_folder, speaker_of
 from seqattn.data.waveforms import Waveforms
 from seqattn.errors import SeqattnError
 from seqattn.optional import require
 
 HELD_OUT = 0.1  # of the clips, and of the noises, for validation and again for test
 _ATTEMPTS = 20  # draws of a noise that is not digital silence
-# published namings that tell the speaker: VoiceBank and VCTK p226_001, LibriSpeech 19-198-0000, LJSpeech LJ050-0231
-_SPEAKERS = [re.compile(pattern) for pattern in (r"([A-Za-z]+\d+)_", r"(\d+)-\d+-\d+", r"(LJ)\d{3}-\d{4}")]
+_CHANNEL = re.compile(r"ch\d+")  # DEMAND: DKITCHEN/ch01.wav to ch16.wav are one recording
+_TAKE = re.compile(r"(\d-\d+)-[A-Z](-\d+)?$")  # ESC-50: 1-100032-A-0 and 1-100032-B-0 are of one recording
 
 Grouping = Callable[[Path, Sequence[Path]], list[str]]  # a folder and the files below it -> a group for each
 
@@ -34,8 +34,8 @@ class Clip:
 def clean_clips(folders: Sequence[str | Path]) -> list[Clip]:
     """Every recording below the folders, sorted by folder and path, grouped by speaker.
 
-    The speaker comes from an index.csv with columns file and speaker, from a published naming (p226_001, 19-198-0000,
-    LJ050-0231), or from the subfolder; a file directly in its folder that no rule knows is a group of its own.
+    The speaker comes from an index.csv with columns file and speaker, or else as `speaker_of` says: from a published
+    naming or the subfolder; a file directly in its folder that no rule knows is a group of its own.
 
     Raises SeqattnError for a folder that is missing or has no recordings.
     """
@@ -43,7 +43,8 @@ def clean_clips(folders: Sequence[str | Path]) -> list[Clip]:
 
 
 def noise_clips(folders: Sequence[str | Path]) -> list[Clip]:
-    """Every recording below the folders, each a group of its own, but ESC-50's takes of one recording together.
+    """Every recording below the folders, each a group of its own, save that the takes of one recording of ESC-50 are
+    together, and the channels of one of DEMAND (DKITCHEN/ch01.wav to ch16.wav).
 
     Raises SeqattnError for a folder that is missing or has no recordings.
     """
@@ -139,18 +140,14 @@ def _clips(folders: Sequence[str | Path], kind: str, grouping: Grouping) -> list
 
 def _speakers(root: Path, files: Sequence[Path]) -> list[str]:
     listed = _index(root)
-    return [listed.get(path.relative_to(root).as_posix()) or _speaker(root, path) for path in files]
-
-
-def _speaker(root: Path, path: Path) -> str:
-    for pattern in _SPEAKERS:
-        if match := pattern.match(path.stem):
-            return match[1]
-    return str(path) if path.parent == root else path.parent.name
+    return [listed.get(path.relative_to(root).as_posix()) or speaker_of(path, root) or str(path) for path in files]
 
 
 def _recordings(root: Path, files: Sequence[Path]) -> list[str]:
-    return [re.sub(r"(\d-\d+)-[A-Z](-\d+)?$", r"\1", str(path.with_suffix(""))) for path in files]
+    return [
+        str(path.parent if _CHANNEL.fullmatch(path.stem.lower()) else path.with_name(_TAKE.sub(r"\1", path.stem)))
+        for path in files
+    ]
 
 
 def _index(root: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from seqattn.data.clinical.module import ClinicalDataModule
 from seqattn.errors import SeqattnError
 from seqattn.experiment.callbacks import read_table
 from seqattn.experiment.ehr_config import EhrConfig
-from seqattn.experiment.ehr_data import check_same_data, check_validation, data_module, held_back, save_schema
+from seqattn.experiment.ehr_data import check_validation, data_module, held_back, restore, save_schema
 from seqattn.experiment.ehr_evaluation import load_module, number, test_run
 from seqattn.experiment.figures import metric_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write, is_first_process
@@ -42,10 +42,10 @@ def train_run(config: EhrConfig, out: Path | None = None, resume: Path | None = 
     data = data_module(config)
     with held_back():
         data.setup()  # every mistake that can be met before anything is written
-        check_validation(data)
+        check_validation(data, config.trainer.devices)
         build_module(config, data)
         if resume is not None:
-            check_same_data(RunDirectory(resume), data)
+            restore(RunDirectory.open(resume), data)
     if resume is not None:
         run = RunDirectory.open(resume)
     else:

@@ -1,10 +1,17 @@
 """The typed configuration of an experiment on health records."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from seqattn.experiment.config import Config, Count, Fraction, OptimizerConfig, TrainerConfig
+
+# options of data readers: their type and the lowest
+NUMBERS: dict[str, tuple[Any, float]] = {
+    "window": (int | float, 0.1), "earliest_note": (int | float, -1e9), "hour": (int, 1), "stays": (int, 1),
+    "seed": (int, 0),
+}  # fmt: skip
 
 
 class EhrDataConfig(Config):
@@ -26,6 +33,19 @@ class EhrDataConfig(Config):
     folds: Count = 1
     fold: Annotated[int, Field(ge=0)] = 0
     num_workers: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("options")
+    @classmethod
+    def _numbers_of_a_reader(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Readers know their own options, and trust that numbers are some."""
+        for name, (kind, lowest) in NUMBERS.items():
+            given = value.get(name)
+            if given is None:
+                continue
+            if isinstance(given, bool) or not isinstance(given, kind) or not lowest <= given < math.inf:
+                a_number = "a whole number" if kind is int else "a number"
+                raise ValueError(f"{name} must be {a_number}{'' if lowest < 0 else f' of at least {lowest:g}'}")
+        return value
 
 
 class InterleavedConfig(Config):

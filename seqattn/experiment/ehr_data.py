@@ -15,7 +15,7 @@ from seqattn.data.clinical.long_tables import read_long_tables
 from seqattn.data.clinical.meds import is_meds, read_meds
 from seqattn.data.clinical.module import ClinicalDataModule, prediction_dataset
 from seqattn.data.clinical.note_files import is_vector_file
-from seqattn.data.clinical.notes import NoteEncoder, TfidfEncoder
+from seqattn.data.clinical.notes import NoteEncoder, TfidfEncoder, encode_notes
 from seqattn.data.clinical.schema import Schema, read_schema
 from seqattn.data.clinical.sources import SOURCES
 from seqattn.errors import SeqattnError
@@ -48,8 +48,15 @@ def held_back() -> Iterator[None]:
         print(held.getvalue(), end="", file=sys.stderr, flush=True)
 
 
-def check_validation(data: ClinicalDataModule) -> None:
-    """Raise SeqattnError where the validation stays cannot choose an epoch: no label of theirs has both values."""
+def check_validation(data: ClinicalDataModule, devices: int) -> None:
+    """Raise SeqattnError where the validation stays cannot choose an epoch, or are too few for so many processes.
+
+    At least one label of theirs must have both values.
+    """
+    if len(data.val_indices) < devices:
+        raise SeqattnError(
+            f"{len(data.val_indices)} validation stays cannot be shared by {devices} processes: lower --devices"
+        )
     positive = data.stays.labels[data.val_indices].mean(axis=0)
     if not ((positive > 0) & (positive < 1)).any():
         raise SeqattnError(
@@ -64,6 +71,18 @@ def save_schema(run: RunDirectory, data: ClinicalDataModule) -> None:
         if isinstance(encoder, TfidfEncoder):
             atomic_write(run.path / ENCODER, lambda file: file.write(encoder.to_bytes()))
         atomic_write_text(run.path / SCHEMA, data.schema.to_json())
+
+
+def restore(run: RunDirectory, data: ClinicalDataModule) -> None:
+    """Give data that have been set up again what the run keeps: its note encoder, which a refit equals up to rounding.
+
+    Raises:
+        SeqattnError: the run lacks it, or the data have changed since the run was trained.
+    """
+    check_same_data(run, data)
+    if isinstance(data.note_encoder, TfidfEncoder):
+        data.note_encoder = _encoder(run)
+        data.stays = encode_notes(data.stays, data.note_encoder)
 
 
 def check_same_data(run: RunDirectory, data: ClinicalDataModule) -> None:

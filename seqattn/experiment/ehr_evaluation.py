@@ -18,7 +18,7 @@ from seqattn.data.clinical.module import ClinicalDataModule
 from seqattn.data.clinical.records import Indices, describe
 from seqattn.errors import SeqattnError
 from seqattn.experiment.ehr_config import EhrConfig
-from seqattn.experiment.ehr_data import check_same_data, data_module, held_back, new_stays
+from seqattn.experiment.ehr_data import data_module, held_back, new_stays, restore
 from seqattn.experiment.ehr_explain import explain_stays, explainable_network
 from seqattn.experiment.figures import risk_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write_text
@@ -143,7 +143,7 @@ def evaluate_run(path: Path, data_dir: str | None = None) -> dict[str, Any]:
     data = data_module(config)
     with held_back():
         data.setup()
-        check_same_data(run, data)
+        restore(run, data)
     return {"dataset": config.data.dataset, **test_run(run, config, module, data)}
 
 

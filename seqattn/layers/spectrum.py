@@ -34,12 +34,9 @@ class Spectrum(nn.Module):
         n_fft: samples of a window and of a transform, hop: samples between frames. compression: exponent of magnitudes.
     """
 
-    window: Tensor
-
     def __init__(self, n_fft: int = 400, hop: int = 100, compression: float = 0.3) -> None:
         super().__init__()
         self.n_fft, self.hop, self.compression = n_fft, hop, compression
-        self.register_buffer("window", torch.hann_window(n_fft, dtype=torch.float64), persistent=False)
 
     @property
     def bins(self) -> int:
@@ -62,7 +59,7 @@ class Spectrum(nn.Module):
         extended = max(-(-waveform.shape[-1] // self.hop) * self.hop, self._shortest)
         ends = None if lengths is None else self._extended(lengths)
         framed = self._reflected(waveform, extended, lengths, ends).unfold(-1, self.n_fft, self.hop)
-        spectrum = torch.fft.rfft(framed * self.window.to(waveform.dtype)).transpose(1, 2)  # (batch, bins, frames)
+        spectrum = torch.fft.rfft(framed * self._window(waveform)).transpose(1, 2)  # (batch, bins, frames)
         if ends is not None:
             spectrum = spectrum.where(length_mask(1 + ends // self.hop, spectrum.shape[-1])[:, None], 0)
         if smooth:
@@ -80,7 +77,7 @@ class Spectrum(nn.Module):
         """
         amplitude = magnitude ** (1 / self.compression)
         frames = torch.fft.irfft(torch.polar(amplitude, phase).transpose(1, 2), n=self.n_fft)  # (batch, frames, n_fft)
-        window = self.window.to(frames.dtype)
+        window = self._window(frames)
         weights = window.square().expand(1, frames.shape[1], -1)
         frames = frames * window
         if lengths is not None:
@@ -108,6 +105,10 @@ class Spectrum(nn.Module):
         place = torch.arange(-half, extended + half, device=waveform.device).abs()
         place = torch.minimum(place, 2 * (ends[:, None] - 1) - place)  # negative well past a clip's end
         return waveform.gather(1, place.clamp_min(0)).where(place >= 0, 0)
+
+    def _window(self, like: Tensor) -> Tensor:
+        """Made anew for every call, so that no conversion of the module rounds it."""
+        return torch.hann_window(self.n_fft, dtype=like.dtype, device=like.device)
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """(batch, frames, n_fft) -> (batch, samples), without the n_fft / 2 samples in front of the clip."""

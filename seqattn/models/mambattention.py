@@ -102,13 +102,16 @@ class MambAttention(nn.Module):
 
         state_dict: of the generator, or the published checkpoint, a dict with an entry "generator".
 
+        Half-precision weights become float32.
+
         Raises:
-            ValueError: an entry is missing or has another shape.
+            ValueError: an entry is missing, unknown or has another shape.
         """
         weights = state_dict.get("generator", state_dict)
-        model = cls(**sizes_of(weights))
+        wide = torch.promote_types(next(iter(weights.values())).dtype, torch.float32)
+        model = cls(**sizes_of(weights)).to(wide)
         model.load_state_dict(convert_state_dict(weights, model))
-        return model.to(next(iter(weights.values())).dtype)
+        return model
 
     def forward(self, magnitude: Tensor, phase: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Enhance compressed spectra.

@@ -59,7 +59,7 @@ def convert_state_dict(state_dict: dict[str, Tensor], model: "MambAttention") ->
     unused = set(state_dict)
     for name, value in model.state_dict().items():
         theirs = official_name(name)
-        given = _entry(state_dict, theirs)
+        given = official_entry(state_dict, theirs)
         unused.discard(theirs)
         if name.endswith("fusion.weight"):  # theirs belongs to a transposed convolution: (in, out, 1)
             given = given.squeeze(-1).t()
@@ -78,15 +78,15 @@ def sizes_of(state_dict: dict[str, Tensor]) -> dict[str, Any]:
     """Constructor arguments of `MambAttention` under which it has the shapes of a published state dict."""
     mixer = "TFMambAttention.0.time_mamba.forward_blocks.0.mixer"
     channels, (inner, d_state) = (
-        _entry(state_dict, "dense_encoder.dense_conv_1.0.weight").shape[0],
-        _entry(state_dict, f"{mixer}.A_log").shape,
+        official_entry(state_dict, "dense_encoder.dense_conv_1.0.weight").shape[0],
+        official_entry(state_dict, f"{mixer}.A_log").shape,
     )
     return {
         "channels": channels,
         "blocks": 1 + max(int(name.split(".")[1]) for name in state_dict if name.startswith("TFMambAttention.")),
-        "n_fft": 2 * (_entry(state_dict, "mask_decoder.lsigmoid.slope").shape[0] - 1),
+        "n_fft": 2 * (official_entry(state_dict, "mask_decoder.lsigmoid.slope").shape[0] - 1),
         "d_state": d_state,
-        "d_conv": _entry(state_dict, f"{mixer}.conv1d.weight").shape[2],
+        "d_conv": official_entry(state_dict, f"{mixer}.conv1d.weight").shape[2],
         "expand": inner // channels,
     }
 
@@ -95,18 +95,25 @@ def convert_discriminator(state_dict: dict[str, Tensor], model: "MetricDiscrimin
     """Return the published discriminator's entries under the names of `model`; power-iteration vectors included.
 
     Raises:
-        ValueError: an entry is missing.
+        ValueError: an entry is missing or has another shape.
     """
     out = {}
-    for name in model.state_dict():
+    for name, value in model.state_dict().items():
         theirs = re.sub(r"parametrizations\.weight\.original$", "weight_orig", name)
         theirs = re.sub(r"parametrizations\.weight\.0\._(u|v)$", r"weight_\1", theirs)
         theirs = theirs.replace("slope", "layers.18.slope") if name == "slope" else theirs
-        out[name] = _entry(state_dict, theirs).detach().reshape(model.state_dict()[name].shape)
+        given = official_entry(state_dict, theirs, "MetricDiscriminator").detach()
+        if given.numel() != value.numel():
+            raise ValueError(
+                f"MetricDiscriminator.from_official: {theirs} is {tuple(given.shape)} in the state dict and "
+                f"{tuple(value.shape)} in the network"
+            )
+        out[name] = given.reshape(value.shape)  # the published slope has a shape of its own
     return out
 
 
-def _entry(state_dict: dict[str, Tensor], name: str) -> Tensor:
+def official_entry(state_dict: dict[str, Tensor], name: str, network: str = "MambAttention") -> Tensor:
+    """An entry of a published state dict; ValueError where it is missing."""
     if name not in state_dict:
-        raise ValueError(f"MambAttention.from_official: the state dict has no entry {name!r}; is it a MambAttention's?")
+        raise ValueError(f"{network}.from_official: the state dict has no entry {name!r}; is it a {network}'s?")
     return state_dict[name]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from seqattn.layers.dense_block import InstanceNorm
-from seqattn.models.mambattention_official import convert_discriminator
+from seqattn.models.mambattention_official import convert_discriminator, official_entry
 
 
 class MetricDiscriminator(nn.Module):
@@ -35,10 +35,11 @@ class MetricDiscriminator(nn.Module):
         """The published discriminator with its weights.
 
         Raises:
-            ValueError: an entry is missing.
+            ValueError: an entry is missing or has another shape.
         """
         weights = state_dict.get("discriminator", state_dict)
-        model = cls(weights["layers.0.weight_orig"].shape[0])
+        first = official_entry(weights, "layers.0.weight_orig", cls.__name__)
+        model = cls(first.shape[0]).to(torch.promote_types(first.dtype, torch.float32))
         model.load_state_dict(convert_discriminator(weights, model))
         return model
 

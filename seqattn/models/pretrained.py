@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from seqattn.errors import SeqattnError, nearest
@@ -25,18 +25,21 @@ def load_pretrained(name: str = DEFAULT) -> MambAttention:
     """A trained speech enhancer, in evaluation mode; its card is beside its weights, as NAME.md.
 
     Raises:
-        SeqattnError: no weights have that name.
+        SeqattnError: no weights have that name, or their file is damaged.
     """
     path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
         names = pretrained_names()
-        advice = nearest(name, names) or f"; choose one of {', '.join(names)}"
-        raise SeqattnError(f"no weights are named {name!r}{advice}")
-    with safe_open(path, framework="pt") as file:
-        options = json.loads(file.metadata()["options"])
-        weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118, it is no mapping
-    model = MambAttention(**options)
-    model.load_state_dict(weights)
+        known = f"; choose one of {', '.join(names)}" if names else ": this installation has none, install it again"
+        raise SeqattnError(f"no weights are named {name!r}{nearest(name, names) or known}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            options = json.loads(file.metadata()["options"])
+            weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118, it is no mapping
+        model = MambAttention(**options)
+        model.load_state_dict(weights)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise SeqattnError(f"{path} is damaged ({type(error).__name__}): install the package again") from error
     return model.eval()
 
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -76,7 +77,11 @@ def test_published_validation_list_is_used(tmp_path: Path) -> None:
         {"p227"},
         {"p232"},
     ]
-    assert read_splits(tmp_path, protocol="paper").valid == splits.test
+    assert read_splits(tmp_path, protocol="paper") == splits
+    assert splits.validation == "the published validation list"
+    for folder in ("noisy_test", "clean_test"):
+        shutil.rmtree(tmp_path / folder)
+    assert read_splits(tmp_path, protocol="paper").valid == splits.valid
 
 
 def test_ears_wham(tmp_path: Path) -> None:

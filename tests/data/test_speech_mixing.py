@@ -102,6 +102,26 @@ def test_speakers_come_from_names_folders_and_lists(tmp_path: Path) -> None:
     assert groups["87ce794d-cb3b.wav"] != groups["fff153da-9151.wav"]
     assert groups["a.wav"] == groups["b.wav"] == "eve"
     assert groups["c.wav"] == str(four / "c.wav")
+
+
+def test_published_namings_tell_the_speaker_whatever_the_folder(tmp_path: Path) -> None:
+    names = {
+        "DNS": "a/book_00000_chp_0009_reader_06709_0.wav b/book_00012_chp_0003_reader_06709_5_seg_1.wav",
+        "LibriTTS": "19/198/19_198_000000_000000.wav 19/227/19_227_000003_000000.wav",
+        "LibriSpeech": "20/198/20-198-0000.flac 20/227/20-227-0001.flac",
+    }
+    others = ("a/book_00000_chp_0009_reader_06710_0.wav", "19/198/190_198_000000_000000.wav")
+    clips = clean_clips([touch(tmp_path, *others, *" ".join(names.values()).split())])
+    groups = {clip.path.relative_to(tmp_path).as_posix(): clip.group for clip in clips}
+    assert [{groups[name] for name in found.split()} for found in names.values()] == [{"6709"}, {"19"}, {"20"}]
+    assert [groups[name] for name in others] == ["6710", "190"]
+
+
+def test_channels_of_one_recording_stay_together(tmp_path: Path) -> None:
+    names = [f"{room}/ch{channel:02d}.wav" for room in ("DKITCHEN", "PCAFETER") for channel in range(1, 17)]
+    clips = noise_clips([touch(tmp_path, *names, "DKITCHEN/other.wav", "DKITCHEN/church1.wav")])
+    assert len({clip.group for clip in clips}) == 4
+    assert len({clip.group for clip in noise_clips([tmp_path / "PCAFETER"])}) == 1
     assert clean_clips([one, one / "sub"]) == clean_clips([one])
 
 

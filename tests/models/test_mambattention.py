@@ -294,6 +294,19 @@ def test_bad_input():
         MambAttention.from_official({"mask_decoder.lsigmoid.slope": torch.ones(201, 1)})
 
 
+def test_from_official_keeps_every_bit_and_widens_half_precision(official):
+    exact = {name: value.double() * (1 + 1e-12) for name, value in official.items()}
+    loaded = MambAttention.from_official(exact).state_dict()
+    assert torch.equal(loaded["mask_decoder.slope"], exact["mask_decoder.lsigmoid.slope"].flatten())
+    half = MambAttention.from_official({name: value.half() for name, value in official.items()})
+    assert all(value.dtype == torch.float32 for value in half.parameters())
+    weights = golden_weights.official_state_dict(GOLDEN, "disc/")
+    with pytest.raises(ValueError, match=r"no entry 'layers\.0\.weight_orig'; is it a MetricDiscriminator's"):
+        MetricDiscriminator.from_official({})
+    with pytest.raises(ValueError, match=r"layers\.1\.bias is \(2,\) in the state dict and \(16,\)"):
+        MetricDiscriminator.from_official(weights | {"layers.1.bias": torch.ones(2)})
+
+
 def test_from_official_names_what_is_wrong(official):
     unknown = official | {"extra.weight": torch.ones(1)}
     with pytest.raises(ValueError, match=r"unknown entry 'extra\.weight'"):

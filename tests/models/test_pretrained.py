@@ -30,6 +30,17 @@ def test_unknown_name() -> None:
         pretrained.load_pretrained("mambattention-smal")
 
 
+def test_damaged_weights_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+    with pytest.raises(SeqattnError, match="this installation has none"):
+        pretrained.load_pretrained()
+    packed = pretrained.pack_weights(MambAttention(**OPTIONS), OPTIONS | {"blocks": 2})
+    for damaged in (b"no weights", packed[:200], packed):
+        (tmp_path / f"{pretrained.DEFAULT}.safetensors").write_bytes(damaged)
+        with pytest.raises(SeqattnError, match="is damaged .*: install the package again"):
+            pretrained.load_pretrained()
+
+
 def test_every_shipped_network_is_small_and_has_a_card() -> None:
     for name in pretrained.pretrained_names():
         path = pretrained.WEIGHTS / f"{name}.safetensors"

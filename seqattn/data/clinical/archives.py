@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seqattn.data.cache import cache_folder
 from seqattn.errors import SeqattnError
 
-READER_VERSION = 1  # raise it when a parsed copy changes
+READER_VERSION = 2  # raise it when a parsed copy changes
 Arrays = dict[str, NDArray]
 
 
@@ -69,12 +69,14 @@ def text_files(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
 
 
 def joined(
-    source: Path, files: Iterable[tuple[str, bytes]], header: bytes
+    source: Path, files: Iterable[tuple[str, bytes]], header: bytes, separator: bytes = b","
 ) -> tuple[list[str], NDArray[np.int64], io.BytesIO]:
     """Names of the files without suffix, lines of each without its header, and all those lines as one text.
 
-    Raises SeqattnError, naming source and file, where one does not begin with `header`.
+    Raises SeqattnError, naming source and file, where one does not begin with `header` or has a row of more or fewer
+    fields; fields may not be quoted.
     """
+    between = header.count(separator)
     names, lengths, parts = [], [], []
     for name, content in files:
         first, _, body = content.replace(b"\r\n", b"\n").partition(b"\n")
@@ -83,6 +85,9 @@ def joined(
             raise SeqattnError(f"{problem} where {header[:60].decode()!r} is due; mend or remove the file")
         body = body.strip(b"\n")
         body += b"\n" if body else b""
+        if body.count(separator) != between * body.count(b"\n"):
+            problem = f"{source}, {name}: a row has not the {between + 1} fields of the header"
+            raise SeqattnError(f"{problem}; mend or remove the file")
         names.append(name.rpartition(".")[0])
         lengths.append(body.count(b"\n"))
         parts.append(body)

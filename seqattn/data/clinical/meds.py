@@ -85,7 +85,7 @@ def code_frequencies(folder: str | Path) -> list[tuple[str, int, int]]:
     folder = Path(folder)
     rows: dict[str, NDArray[np.int64]] = {}
     if is_meds(folder):
-        tables: Iterator[pd.DataFrame] = (table for _, table in _files(folder, ("code", "numeric_value")))
+        tables: Iterator[pd.DataFrame] = (table for _, table in _files(folder, ("code",)))
     else:
         path = find_table(folder, "events")
         if path is None:
@@ -94,7 +94,8 @@ def code_frequencies(folder: str | Path) -> list[tuple[str, int, int]]:
         number = pd.to_numeric(table["value"], errors="coerce")
         tables = iter([pd.DataFrame({"code": table["variable"], "numeric_value": number})])
     for table in tables:
-        counted = table.groupby("code", observed=True)["numeric_value"].agg(["size", "count"])
+        number = table["numeric_value"] if "numeric_value" in table else pd.Series(np.nan, table.index)
+        counted = number.groupby(table["code"], observed=True).agg(["size", "count"])
         for code, both in zip(counted.index.astype(str), counted.to_numpy(np.int64), strict=True):
             rows[code] = rows.get(code, 0) + both
     listed = [(code, int(both[0]), int(both[1])) for code, both in rows.items()]

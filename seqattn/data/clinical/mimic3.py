@@ -47,6 +47,7 @@ def read_mimic3(
     earliest_note: float = -24.0,
     duplicates: str = "last",
     labelled: bool = True,
+    with_notes: bool = True,
 ) -> Stays:
     """The stays of {task}/{train,val,test}_listfile.csv, with the series and notes of their window.
 
@@ -59,6 +60,7 @@ def read_mimic3(
         and some of those it keeps were written after the window: it leaks.
     duplicates: for values of one stay, time and variable, see `sort_events`.
     labelled: False takes the stays of test_listfile.csv, or without it all in {task}/test, without labels.
+    with_notes: False leaves the notes' files alone.
 
     Raises SeqattnError for options out of range, files that are missing or damaged, and rows that cannot be read.
     """
@@ -72,7 +74,7 @@ def read_mimic3(
     listed = _listed(root / wanted.folder, wanted, labelled, counts)
     events, ids = _series(root / wanted.folder, listed, wanted.window, duplicates, counts)
     labels = tuple(name for name in listed if name not in ("stay", "period_length", "split", "file"))
-    notes, found = None, find_notes(root, notes_dir)
+    notes, found = None, find_notes(root, notes_dir) if with_notes else None
     if found is not None:
         settings = Clock(clock, None if start_times is None else Path(start_times), earliest_note)
         notes = read_notes(found, root / "root", ids, wanted.window, settings, counts)
@@ -136,8 +138,7 @@ def _series(
         )  # fmt: skip
     except ValueError as error:
         reason = " ".join(str(error).split())[:120]
-        problem = f"{folder}: a row is not {len(_COLUMNS)} values ({reason})"
-        raise SeqattnError(f"{problem}; mend or remove its file") from error
+        raise SeqattnError(f"{folder}: a value is no number ({reason}); mend or remove its file") from error
     values = np.stack([_numbers(table[variable.name], variable) for variable in VARIABLES], axis=1)
     row, channel = np.nonzero(~np.isnan(values))
     stay = np.repeat(np.arange(len(names)), lengths)

@@ -15,10 +15,17 @@ from seqattn.data.clinical.grid import FILLS
 from seqattn.data.clinical.note_files import attach_vectors, is_vector_file
 from seqattn.data.clinical.notes import NoteEncoder, encode_notes, note_encoder
 from seqattn.data.clinical.partition import held_fold, hold_out, random_splits
-from seqattn.data.clinical.preparation import apply_schema, check_labels, check_training, fit_schema, prepare
+from seqattn.data.clinical.preparation import (
+    apply_schema,
+    check_labels,
+    check_training,
+    count_unseen,
+    fit_schema,
+    prepare,
+)
 from seqattn.data.clinical.records import SPLITS, Indices, Stays, check_subjects, describe
 from seqattn.data.clinical.schema import Schema
-from seqattn.data.clinical.sources import read_source, takes_window
+from seqattn.data.clinical.sources import read_source, takes
 from seqattn.data.samplers import EvaluationSampler, ShuffleSampler, rank_and_world
 from seqattn.errors import SeqattnError
 
@@ -124,7 +131,7 @@ class ClinicalDataModule(LightningDataModule):
         train = parts["train"]
         check_training(stays, train)
         self.schema = fit_schema(stays, train, self.steps or max(2, round(stays.window)))
-        stays = apply_schema(stays, self.schema)
+        stays = apply_schema(count_unseen(stays, train), self.schema)
         self.note_encoder = None
         if stays.notes is not None and stays.notes.vectors is None:
             texts = stays.subset(train).notes
@@ -241,7 +248,7 @@ def prediction_dataset(
     What was left out is in `stays.counts` of the result.
     """
     given = dict(options or {})
-    if takes_window(dataset):
+    if takes(dataset, "window"):
         given.setdefault("window", schema.window)
     stays = _read(dataset, data_dir, given, notes, labelled=False)
     prepared = prepare(stays, static=static, max_rows=max_rows, max_notes=max_notes)
@@ -255,6 +262,8 @@ def _read(
     dataset: str, data_dir: str | None, options: dict[str, Any], notes: str | None, *, labelled: bool = True
 ) -> Stays:
     """The stays of a source, without their notes where none are asked for, with vectors where a file holds them."""
+    if notes is None and takes(dataset, "with_notes"):
+        options = {**options, "with_notes": False}
     stays = read_source(dataset, data_dir, labelled=labelled, **options)
     if notes is None:
         return replace(stays, notes=None)

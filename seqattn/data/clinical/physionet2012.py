@@ -110,7 +110,7 @@ def parse_physionet2012(path: Path) -> Arrays:
     parameter, found = pd.factorize(table["parameter"], sort=True)
     known = np.array(["", *[str(name) for name in found if name]])
     number = {str(name): place for place, name in enumerate(known)}
-    parameter = np.array([number[str(name)] for name in found], dtype=np.uint8)[parameter]
+    parameter = np.array([number[str(name)] for name in found], dtype=np.int16)[parameter]
     return {
         "record": np.array(names), "stay": stay, "minute": minutes, "parameter": parameter, "value": values,
         "names": known,
@@ -177,7 +177,9 @@ def _columns(
         channel = numbers[part["parameter"]]
         negative = (part["value"] < 0) & (channel != -1)
         add(counts, "negative values taken as missing", negative.sum())
-        usable = ~negative & np.isfinite(part["value"])
+        finite = np.isfinite(part["value"])
+        add(counts, "rows without a finite value left out", (~finite & (channel != -1)).sum())
+        usable = ~negative & finite
         fixed = usable & (channel <= -2)
         static[part["stay"][fixed] + offset, -2 - channel[fixed]] = part["value"][fixed]
         chosen = usable & (channel >= 0)

@@ -103,14 +103,12 @@ def read_physionet2019(
 
 def parse_physionet2019(path: Path) -> Arrays:
     """Per patient: name, rows, row of the first label 1 (-1 without), static values; per value: stay, row, column."""
-    names, lengths, text = joined(path, text_files(path, ".psv"), "|".join(_COLUMNS).encode())
+    names, lengths, text = joined(path, text_files(path, ".psv"), "|".join(_COLUMNS).encode(), b"|")
     try:
         table = pd.read_csv(text, sep="|", header=None, names=_COLUMNS, dtype=np.float32, skip_blank_lines=False)
     except ValueError as error:
         reason = " ".join(str(error).split())[:120]
-        raise SeqattnError(
-            f"{path}: a row is not {len(_COLUMNS)} numbers ({reason}); mend or remove its file"
-        ) from error
+        raise SeqattnError(f"{path}: a value is no number ({reason}); mend or remove its file") from error
     stay = np.repeat(np.arange(len(names), dtype=np.int32), lengths)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     row = (np.arange(len(stay)) - starts[:-1][stay]).astype(np.int32)

@@ -1,6 +1,5 @@
 """From a reader's stays to those a model takes: one channel order, limits, scaled values. Training and prediction."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -82,8 +81,10 @@ def check_training(stays: Stays, train: Indices) -> None:
         raise SeqattnError("no training stay has an event inside the window; check times and window")
 
 
-def never_observed(stays: Stays, train: Indices) -> Sequence[str]:
-    """Names of the variables that no training stay has."""
+def count_unseen(stays: Stays, train: Indices) -> Stays:
+    """The same stays, with the variables that no training stay has on the list of what was found."""
     events, _ = gather(stays.starts, train)
     seen = np.bincount(stays.channel[events], minlength=len(stays.variables))
-    return [variable.name for variable, count in zip(stays.variables, seen, strict=True) if not count]
+    names = [variable.name for variable, count in zip(stays.variables, seen, strict=True) if not count]
+    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return stays.counted(f"variables that no training stay has ({listed})", len(names))

@@ -70,9 +70,9 @@ def read_source(dataset: str, data_dir: str | None = None, *, labelled: bool = T
     return reader(place, labelled=labelled, **options)
 
 
-def takes_window(dataset: str) -> bool:
-    """Whether the source's reader has the option `window`."""
-    return "window" in _options(_reader(dataset, None)[0])
+def takes(dataset: str, option: str) -> bool:
+    """Whether the source's reader has an option."""
+    return option in _options(_reader(dataset, None)[0])
 
 
 def _reader(dataset: str, data_dir: str | None) -> tuple[Callable[..., Stays], str | None]:

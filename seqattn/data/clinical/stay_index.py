@@ -75,14 +75,13 @@ def _check_ids(labels: Table, named: dict[str, NDArray[np.str_]]) -> None:
     if len(codes) > len(ids):
         row = int(np.flatnonzero(pd.Series(codes).duplicated())[0])
         raise labels.fault(row, f"stay {ids[codes[row]]} is there twice; give each stay one row of labels")
-    for name, there in named.items():
+    tables = {name: there for name, there in named.items() if name not in ("labels", "splits")}
+    for name, there in tables.items():
         absent = np.setdiff1d(there, ids)
         if len(absent):
             problem = f"{len(absent)} stays of the table {name} have no row in {labels.path}, the first is {absent[0]}"
             raise SeqattnError(f"{problem}; add their labels or remove them")
-    complete = [named[name] for name in ("static", "anchors") if name in named]
-    others = [there for name, there in named.items() if name not in ("labels", "splits")]
-    unknown = np.setdiff1d(ids, np.concatenate(others))
-    if complete and len(unknown):
+    unknown = np.setdiff1d(ids, np.concatenate(list(tables.values())))
+    if len(unknown) and tables.keys() & {"static", "anchors"}:  # tables that have every stay
         problem = f"{len(unknown)} labels of {labels.path} belong to no stay of the other tables"
         raise SeqattnError(f"{problem}, the first is {unknown[0]}; remove them")

@@ -14,10 +14,12 @@ from seqattn.errors import SeqattnError
 
 
 def unfitted(variable: Variable) -> Variable:
+    """The variable without statistics, which are another training set's."""
     return replace(variable, mean=None, std=None)
 
 
 def event_values(table: Table, channel: Indices, variables: tuple[Variable, ...]) -> NDArray[np.float64]:
+    """(rows,) the column `value` as numbers, categories by their variable's, NaN where empty; channel: (rows,)."""
     given = table.data["value"]
     categorical = np.array([bool(variable.categories) for variable in variables])[channel]
     if not categorical.any() or pd.api.types.is_numeric_dtype(given):
@@ -41,6 +43,11 @@ def event_values(table: Table, channel: Indices, variables: tuple[Variable, ...]
 
 
 def static_values(table: Table | None, index: StayIndex, schema: Schema | None) -> tuple[tuple[Variable, ...], Floats]:
+    """Variables and (stays, variables) values of the table of static values.
+
+    A column of text without categories in the schema becomes a variable COLUMN=TEXT for each text, which is 1 where the
+    stay has it and unknown elsewhere: so a stay's values do not depend on which other stays are read with it.
+    """
     if table is None:
         return (), np.empty((len(index.ids), 0), np.float32)
     place, kept = index.places(table)
@@ -58,8 +65,7 @@ def static_values(table: Table | None, index: StayIndex, schema: Schema | None) 
             if len(texts) > 100:
                 problem = f"{table.path}: column {name!r} has {len(texts)} different texts"
                 raise SeqattnError(f"{problem}; give numbers or fewer texts")
-            missing = given.isna().to_numpy()
-            found = {f"{name}={v}": np.where(missing, np.nan, (given.astype(str) == v).to_numpy()) for v in texts}
+            found = {f"{name}={v}": np.where((given.astype(str) == v).to_numpy(), 1.0, np.nan) for v in texts}
         for column, values in found.items():
             variables.append(unfitted(known.get(column) or Variable(column)))
             columns.append(values)

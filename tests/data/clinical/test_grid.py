@@ -51,9 +51,7 @@ def test_it_is_the_layers_grid(fill: str, seed: int) -> None:
     mask[:, :, 3] = False
     values = random.standard_normal((3, 40, 4)).astype(np.float32)
     stay, row, channel = np.nonzero(mask)
-    ours = regular_series(
-        stay, row, times[stay, row], channel, values[stay, row, channel], shape=(3, 12, 4), fill=fill
-    )
+    ours = regular_series(stay, row, times[stay, row], channel, values[stay, row, channel], shape=(3, 12, 4), fill=fill)
     seen = [np.unique(row[stay == number], return_inverse=True) for number in range(3)]  # rows with an observation only
     theirs = np.zeros_like(ours)
     for number, (rows, _) in enumerate(seen):

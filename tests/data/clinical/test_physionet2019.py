@@ -113,8 +113,12 @@ def test_two_hospitals_are_read_together(folder: Path) -> None:
 
 def test_a_row_that_is_not_numbers_is_one_sentence(folder: Path) -> None:
     path = folder / "training_setA" / "p000003.psv"
-    path.write_text(path.read_text().replace("\n5|", "\nfast|"))
-    with pytest.raises(SeqattnError, match="a row is not 41 numbers"):
+    text = path.read_text()
+    path.write_text(text.replace("\n5|", "\nfast|"))
+    with pytest.raises(SeqattnError, match="a value is no number"):
+        read_physionet2019(folder)
+    path.write_text(text[:-20])
+    with pytest.raises(SeqattnError, match=r"p000003.psv: a row has not the 41 fields of the header"):
         read_physionet2019(folder)
 
 

@@ -55,7 +55,9 @@ def test_events_are_sorted_by_stay_time_and_channel() -> None:
 
 
 def test_values_that_are_not_finite_and_times_outside_are_counted() -> None:
-    events, counts = sort((0, 1, 0, NAN), (0, 1, 1, np.inf), (0, 2, 0, 1e300), (0, -1, 0, 1), (0, 48.1, 0, 1), (0, 48, 0, 7))
+    events, counts = sort(
+        (0, 1, 0, NAN), (0, 1, 1, np.inf), (0, 2, 0, 1e300), (0, -1, 0, 1), (0, 48.1, 0, 1), (0, 48, 0, 7)
+    )
     assert events == [(0, 48, 0, 7)]
     assert counts == {
         "events with a missing or infinite value left out": 3,
