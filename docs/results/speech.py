@@ -105,7 +105,7 @@ def published_lines(published: Report) -> list[str]:
 
 
 def segment_lines(report: Report) -> list[str]:
-    long_file = report["long_file"]
+    shipped, published = report["files"]["shipped"], report["files"]["published"]
     head = ["segment, s", "context, s", "joins", "SI-SDR to the whole, dB", "bends at joins (whole)", "level step, dB"]
     rows = [
         [
@@ -126,9 +126,10 @@ def segment_lines(report: Report) -> list[str]:
         ),
         *table(head, rows),
         *paragraph(
-            f"A file of {long_file['seconds'] / 60:.0f} minutes takes {long_file['real_time_factor']:.2f} s a second "
-            f"of audio and a process of at most {long_file['peak_bytes_of_process'] / 2**30:.2f} GiB, program included "
-            f"({report['machine']})."
+            f"A file of {shipped['seconds'] / 60:.0f} minutes takes {shipped['real_time_factor']:.2f} s a second of "
+            f"audio and a process of at most {shipped['peak_bytes_of_process'] / 2**30:.2f} GiB, program included; a "
+            f"network of the published size {published['real_time_factor']:.1f} s a second and "
+            f"{published['peak_bytes_of_process'] / 2**30:.2f} GiB, at any length ({report['machine']})."
         ),
         "![likeness to the whole against context](figures/speech-segments.png)",
         "",

@@ -34,7 +34,9 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory (default: in runs/speech).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the split, the weights and the training.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="holdout, or paper: select on the test list.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="holdout, or paper: select on the test list where there is no other.")
+    ] = None,
     devices: Annotated[int | None, typer.Option(help="Number of processes or GPUs.")] = None,
     strategy: Annotated[str | None, typer.Option(help="auto or ddp.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="auto, cpu or gpu.")] = None,
@@ -57,9 +59,9 @@ def train(
     experiment = {
         "model.name": model,
         "data.source": sources[0] if sources else None,
-        "data.data_dir": str(data_dir.absolute()) if data_dir else None,
-        "data.clean_dirs": [str(folder.absolute()) for folder in clean] if clean else None,
-        "data.noise_dirs": [str(folder.absolute()) for folder in noise] if noise else None,
+        "data.data_dir": _place(data_dir) if data_dir else None,
+        "data.clean_dirs": [_place(folder) for folder in clean] if clean else None,
+        "data.noise_dirs": [_place(folder) for folder in noise] if noise else None,
         "seed": seed,
         "protocol": protocol,
     }
@@ -68,6 +70,11 @@ def train(
     overrides = [*(assignments or []), *assign(experiment | hardware)]
     with interruptible():
         _train(config or "mambattention", overrides, out, resume)
+
+
+def _place(folder: Path) -> str:
+    """A folder that is here, absolute; any other as it is, which may be the name of one in $SEQATTN_DATA/speech."""
+    return str(folder.absolute() if folder.is_dir() else folder)
 
 
 def _train(source: str, overrides: list[str], out: Path | None, resume: Path | None) -> None:
@@ -79,6 +86,10 @@ def _train(source: str, overrides: list[str], out: Path | None, resume: Path | N
         settings = RunDirectory.open(resume).read_config(SpeechConfig, overrides)
     else:
         settings = load_config(SpeechConfig, source, overrides, "speech")
+    if settings.data.source == "pairs" and settings.data.data_dir is None:
+        raise SeqattnError(
+            "there is nothing to train on: give --data-dir DIR, --clean DIR with --noise DIR, or --synthetic"
+        )
     from seqattn.experiment.speech import train_run  # only now: it imports torch
 
     train_run(settings, out, resume)
@@ -93,10 +104,11 @@ def evaluate(
         Scale, typer.Option(help="Of samples in WSS and the composites; float repeats tables.")
     ] = Scale.int16,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV of every file (default: in the run).")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that compute the measures.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that compute the measures.")] = 1,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
 ) -> None:
     """Measure noisy and enhanced speech of a test list: PESQ, ESTOI, STOI, SI-SDR, SSNR, CSIG, CBAK and COVL."""
     from seqattn.experiment.speech_results import evaluate_run
 
     with interruptible():
-        typer.echo(evaluate_run(run, data_dir, scale.value, out, workers))
+        typer.echo(evaluate_run(run, data_dir, scale.value, out, workers, device=device))

@@ -18,6 +18,7 @@ from seqattn.optional import require
 __all__ = [
     "AUDIO_SUFFIXES",
     "SAMPLE_RATE",
+    "UNKNOWN_LENGTH",
     "AudioError",
     "AudioInfo",
     "AudioWriter",
@@ -33,7 +34,7 @@ __all__ = [
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 SAMPLE_RATE = 16_000
-_UNKNOWN_LENGTH = 2**62  # beyond it, libsndfile's mark of a stream whose header gives no length
+UNKNOWN_LENGTH = 2**62  # beyond it, libsndfile's mark of a stream whose header gives no length
 _WRITTEN_AT_ONCE = 16_384  # samples: libsndfile's Vorbis encoder overflows its stack on long writes
 _SKIPPED_AT_ONCE = 65_536  # samples
 _MOST_TAPS = 2**22  # of torchaudio's filter bank, which holds a whole filter per output phase
@@ -69,7 +70,7 @@ def audio_info(path: str | Path) -> AudioInfo:
 
 def check_length(path: Path, frames: int) -> None:
     """Raise SeqattnError where `frames` is the mark of a header without length, as some encoders write to a pipe."""
-    if frames > _UNKNOWN_LENGTH:
+    if frames > UNKNOWN_LENGTH:
         raise AudioError(f"{path} has no length in its header: write it anew, for example as WAV")
 
 

@@ -1,6 +1,7 @@
 """Noisy and clean speech for training and evaluation: data sets, batches and Lightning data module."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from seqattn.data.samplers import EvaluationSampler, rank_and_world
 from seqattn.data.speech_clips import Batch, EpochSampler, EvaluationClips, Source, TrainingCrops, collate, rms_gain
-from seqattn.data.speech_folders import evaluation_pairs, read_splits
+from seqattn.data.speech_folders import TEST_LIST, evaluation_pairs, read_splits
 from seqattn.data.speech_mixing import Clip, Mixtures, clean_clips, noise_clips, part_clips
 from seqattn.data.speech_pairs import RecordedPairs, warn_of_unequal
 from seqattn.data.synthetic_speech import synthetic_corpus
@@ -36,7 +37,7 @@ class SpeechDataModule(LightningDataModule):
         segment: samples of a training crop.
         batch_size, eval_batch_size: clips per training batch, and per validation or test batch; per process.
         protocol: "holdout" validates on speakers (and noises) held out of training; "paper" trains on all that is not
-            test and validates on the test split, as many publications do.
+            test and validates on the test split, as many publications do. A published validation list serves in both.
         epoch_size: clips per training epoch over all processes, default every clip once.
         validation_clips: the most clips to validate on, evenly spread, default all.
         seed: draws mixtures, crops, held-out speakers and the training order.
@@ -101,12 +102,24 @@ class SpeechDataModule(LightningDataModule):
         if self.source == "pairs" and self.data_dir is None:
             raise SeqattnError("source 'pairs' needs data_dir, a folder of noisy and clean recordings: give it")
 
+    @property
+    def selection(self) -> str:
+        """What the validation split is, in words: "held-out speakers", "the published validation list", ..."""
+        self._find()
+        return self._validation
+
+    def waiting(self) -> set[Path]:
+        """The copies that `prepare_data` has still to write into the cache."""
+        return {copy for waveforms in self._files() for copy in waveforms.waiting()}
+
     def prepare_data(self) -> None:
         """Resample the files of other rates into the cache; Lightning calls it in one process."""
-        for source in self._find().values():
-            for waveforms in source.waveforms:
-                if isinstance(waveforms, FileWaveforms):
-                    waveforms.prepare()
+        for waveforms in self._files():
+            waveforms.prepare()
+
+    def _files(self) -> list[FileWaveforms]:
+        parts = dict.fromkeys(part for source in self._find().values() for part in source.waveforms)
+        return [part for part in parts if isinstance(part, FileWaveforms)]
 
     def setup(self, stage: str | None = None) -> None:
         """Find the recordings and part them into `sources`, once; unless the stage is "test", read them if they fit.
@@ -123,9 +136,10 @@ class SpeechDataModule(LightningDataModule):
     def _find(self) -> dict[str, Source]:
         if not hasattr(self, "sources"):
             self.sources = self._build()
-            recorded = [source for source in self.sources.values() if isinstance(source, RecordedPairs)]
+            different = dict.fromkeys(self.sources.values())  # the test split may be the validation split too
+            recorded = [source for source in different if isinstance(source, RecordedPairs)]
             if rank_and_world()[0] == 0:
-                warn_of_unequal(recorded[:-1] if self.protocol == "paper" else recorded)  # paper: valid is test
+                warn_of_unequal(recorded)
         return self.sources
 
     def _build(self) -> dict[str, Source]:
@@ -135,18 +149,21 @@ class SpeechDataModule(LightningDataModule):
         if self.data_dir is not None:
             sources["test"] = RecordedPairs(evaluation_pairs(self.data_dir), self.cache_dir)
         if self.protocol == "paper":
-            sources["valid"] = sources["test"]
+            sources["valid"], self._validation = sources["test"], TEST_LIST
         return sources
 
     def _recorded(self, folder: str) -> dict[str, Source]:
         splits = read_splits(folder, protocol=self.protocol)
         train, test = RecordedPairs(splits.train, self.cache_dir), RecordedPairs(splits.test, self.cache_dir)
-        valid = test if self.protocol == "paper" else RecordedPairs(splits.valid, self.cache_dir)
+        valid = test if splits.valid == splits.test else RecordedPairs(splits.valid, self.cache_dir)
+        self._validation = splits.validation
         return {"train": train, "valid": valid, "test": test}
 
     def _mixed(self) -> dict[str, Source]:
         names = ["train", *["valid"] * (self.protocol == "holdout"), *["test"] * (self.data_dir is None)]
         clean, noise = clean_clips(self.clean_dirs), noise_clips(self.noise_dirs)
+        unit = "recordings" if any(clip.group == str(clip.path) for clip in clean) else "speakers"
+        self._validation = f"held-out {unit} and noises"
         parts = zip(
             names,
             part_clips(clean, len(names), self.seed, "clean"),
@@ -162,6 +179,7 @@ class SpeechDataModule(LightningDataModule):
 
     def _synthetic(self) -> dict[str, Source]:
         sources: dict[str, Source] = {}
+        self._validation = "other synthetic clips"
         for number, (name, clips) in enumerate(SYNTHETIC_CLIPS.items()):
             clean, noise = synthetic_corpus((self.seed, number), clips, SYNTHETIC_SECONDS)
             sources[name] = Mixtures(MemoryWaveforms(clean), MemoryWaveforms(noise), self.snr_range)

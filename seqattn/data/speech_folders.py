@@ -28,8 +28,11 @@ _LAYOUTS: dict[str, dict[str, tuple[str, str]]] = {
 # published namings that tell the speaker: VoiceBank and VCTK p226_001, LibriSpeech 19-198-0000, LibriTTS
 # 19_198_000000_000000, LJSpeech LJ050-0231, DNS book_00000_chp_0009_reader_06709_0
 _SPEAKERS = [
-    re.compile(pattern)
-    for pattern in (r"([A-Za-z]+\d+)_", r"(\d+)-\d+-\d+", r"(\d+)_\d+_\d+_\d+", r"(LJ)\d{3}-\d{4}", r".*_reader_0*(\d+)")
+    re.compile(r"([A-Za-z]+\d+)_"),
+    re.compile(r"(\d+)-\d+-\d+"),
+    re.compile(r"(\d+)_\d+_\d+_\d+"),
+    re.compile(r"(LJ)\d{3}-\d{4}"),
+    re.compile(r".*_reader_0*(\d+)"),
 ]
 TEST_LIST = "the test list, as most published recipes do (optimistic)"
 _SNR = re.compile(r"_[-+]?\d+(\.\d+)?dB$")  # EARS-WHAM: 00000_5.0dB belongs to 00000
@@ -135,7 +138,8 @@ def read_splits(folder: str | Path, *, protocol: str = "holdout") -> PairSplits:
 
     Where the layout has no validation list, the last two training speakers in sorted order are held out (`hold_out`
     says what happens with few of them); noisy and clean folders without any split part into training, validation and
-    test in that way. With protocol "paper" all training pairs train and, without a validation list, the test list is it.
+    test in that way. With protocol "paper" all training pairs train, and where the layout has no validation list
+    validation is the test list.
 
     Raises SeqattnError where protocol "paper" finds neither, and as find_layout, pair_files and hold_out do.
     """

@@ -77,12 +77,16 @@ class FileWaveforms:
     def seconds(self) -> float:
         return sum(self.lengths) / self.sample_rate
 
+    def waiting(self) -> dict[Path, Path]:
+        """The copies of files of another rate that are not there yet, each with its file."""
+        foreign = [path for path, foreign in zip(self.paths, self.foreign, strict=True) if foreign]
+        copies = {self._copy(path): path for path in foreign}
+        return {copy: path for copy, path in copies.items() if not copy.is_file()}
+
     def prepare(self) -> None:
-        """Write the copies of files of another rate that are not there yet."""
-        waiting = [path for path, foreign in zip(self.paths, self.foreign, strict=True) if foreign]
-        waiting = [path for path in waiting if not self._copy(path).is_file()]
+        """Write the copies that are `waiting`."""
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(self._resample, waiting):
+            for _ in pool.map(self._resample, self.waiting().values()):
                 pass
 
     def keep(self) -> None:

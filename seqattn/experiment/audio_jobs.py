@@ -28,8 +28,10 @@ def collect_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
         SeqattnError: an input that does not exist or holds no audio, two inputs with one target, a target that is an
             input, or an output that is no folder.
     """
-    if output.is_file() or (output.suffix.lower() in AUDIO_SUFFIXES and not output.is_dir()):
-        raise SeqattnError(f"-o names the folder for the results, {output} is a file: pass a folder")
+    named_as_audio = output.suffix.lower() in AUDIO_SUFFIXES
+    if output.is_file() or (named_as_audio and not output.is_dir()):
+        problem = "is a file" if output.is_file() else "is named as an audio file"
+        raise SeqattnError(f"-o names the folder for the results, {output} {problem}: pass a folder")
     jobs: dict[Path, Job] = {}
     for given in inputs:
         for source, place in _expand(given, output):

@@ -1,11 +1,13 @@
 """Enhancing audio files of any length: their rate, channels, length and sample type are kept."""
 
+import contextlib
 import errno
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -45,7 +47,9 @@ def enhance_files(
         for job in jobs:
             progress.start(str(job.target.relative_to(output)))
             try:
-                enhance_file(*job, enhancer, segmentation, pictures.get(job.target), progress.advance, progress.warn)
+                with _memory_for(job.source):
+                    picture = pictures.get(job.target)
+                    enhance_file(*job, enhancer, segmentation, picture, progress.advance, progress.warn)
             except SeqattnError as error:
                 if len(jobs) == 1 or _disk_is_full(error):
                     raise
@@ -115,6 +119,18 @@ def _observed(
             advance(done / rate, length / rate)
 
 
+@contextlib.contextmanager
+def _memory_for(source: Path) -> Iterator[None]:
+    """Turn the errors of a memory that is too small, of the GPU or of the machine, into a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # on the CPU, PyTorch raises no error of its own for it
+        small = isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+        if not (small or "can't allocate memory" in str(error)):
+            raise
+        raise SeqattnError(f"not enough memory for {source}: give a shorter --segment") from None
+
+
 def _disk_is_full(error: SeqattnError) -> bool:
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -166,4 +182,4 @@ class FileProgress:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True, emoji=False)
 
     def _speed(self) -> str:
-        return f"{(time.perf_counter() - self._begin) / self._done:.2f} x real time"
+        return f"real-time factor {(time.perf_counter() - self._begin) / self._done:.2f}"

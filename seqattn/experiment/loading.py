@@ -62,7 +62,8 @@ def parse_config(
     if failures[0]["type"] == "missing":
         raise SeqattnError(f"{dotted} is missing {where}: set it there or with --set {dotted}=VALUE") from None
     same = [failure for failure in failures if _dotted(failure["loc"], resolved) == dotted]
-    complaint = " or ".join(dict.fromkeys(failure["msg"][0].lower() + failure["msg"][1:] for failure in same))
+    said = [failure["msg"].removeprefix("Value error, ") for failure in same]
+    complaint = " or ".join(dict.fromkeys(message[0].lower() + message[1:] for message in said))
     raise SeqattnError(f"{dotted} = {failures[0]['input']!r} {where}: {complaint}") from None
 
 

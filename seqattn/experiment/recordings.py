@@ -8,13 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqattn.data.audio import AudioInfo, AudioWriter, audio_info, require
+from seqattn.data.audio import UNKNOWN_LENGTH, AudioInfo, AudioWriter, audio_info, require
 from seqattn.errors import SeqattnError
 from seqattn.experiment.run_directory import atomic_write
 
 PCM_BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}
-WRITTEN_AT_ONCE = 16_384  # samples: libsndfile's Vorbis encoder overflows its stack on long writes
-UNKNOWN_LENGTH = 2**62  # beyond it: libsndfile's mark of a FLAC stream whose header gives no length
 
 
 class Recording:
@@ -86,8 +84,7 @@ def write_recording(path: Path, info: AudioInfo, pieces: Iterable[Tensor]) -> No
     def write(file: BinaryIO) -> None:
         with AudioWriter(file, info.sample_rate, info.channels, info.format, info.subtype) as writer:
             for piece in pieces:
-                for part in rounded(piece, info.subtype).split(WRITTEN_AT_ONCE, dim=1):
-                    writer.write(part)
+                writer.write(rounded(piece, info.subtype))
 
     atomic_write(path, write)
 

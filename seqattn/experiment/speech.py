@@ -2,9 +2,11 @@
 
 holdout: speakers (and, where noise is mixed, noises) held out of training select the epoch; the test list is used once.
 paper: the test list selects the epoch, as most published recipes do; it is optimistic.
+Where the data set has a validation list of its own, that one selects in both.
 """
 
 import math
+import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import lightning
 import torch
 from safetensors.torch import save
 
+from seqattn.data.audio import SAMPLE_RATE
 from seqattn.data.speech import SpeechDataModule
 from seqattn.errors import SeqattnError
 from seqattn.experiment.callbacks import read_table
@@ -22,10 +25,7 @@ from seqattn.experiment.speech_config import SpeechConfig
 from seqattn.experiment.trainer import build_trainer, check_devices, check_weights, fit, read_checkpoint
 from seqattn.tasks.speech import SpeechEnhancement
 
-SELECTION = {
-    "holdout": "best epoch on held-out speakers and noises",
-    "paper": "best epoch on the test list, as most published recipes do (optimistic)",
-}
+MANY_FILES = 100  # to resample: their user is told why nothing happens yet
 SMALLEST_SPECTRUM = 16  # the discriminator halves both axes four times
 
 
@@ -40,6 +40,7 @@ def train_run(config: SpeechConfig, out: Path | None = None, resume: Path | None
     check_devices(config.trainer)
     _check_metric_loss(config, build_module(config))  # every mistake that can be met before anything is written
     data = data_module(config)
+    _prepare(data)
     data.setup()
     if resume is not None:
         run = RunDirectory.open(resume)
@@ -58,8 +59,17 @@ def train_run(config: SpeechConfig, out: Path | None = None, resume: Path | None
     )  # fmt: skip
     fit(trainer, module, data, run, run.last if run.last.is_file() else None)
     if is_first_process():
-        _finish(config, run, module.monitor)
+        _finish(config, run, module.monitor, data.selection)
     return run
+
+
+def _prepare(data: SpeechDataModule) -> None:
+    """Resample files of other rates, in all cores; `setup` would do it in one."""
+    waiting = data.waiting()
+    if len(waiting) > MANY_FILES and is_first_process():
+        folder = min(waiting).parents[1]
+        print(f"resampling {len(waiting)} files to {SAMPLE_RATE // 1000} kHz into {folder}", flush=True)
+    data.prepare_data()
 
 
 def data_module(config: SpeechConfig) -> SpeechDataModule:
@@ -69,9 +79,13 @@ def data_module(config: SpeechConfig) -> SpeechDataModule:
 
 def build_module(config: SpeechConfig) -> SpeechEnhancement:
     """The task of a configuration, untrained."""
+    workers = config.pesq_workers
+    if workers is None:
+        cores = (os.cpu_count() or 1) // config.trainer.devices
+        workers = max(1, min(config.data.batch_size, cores - 1))
     return SpeechEnhancement(
         model_options=config.model.network_options(), loss_weights=config.loss.model_dump(),
-        gradient_clip=config.trainer.gradient_clip, pesq_workers=config.pesq_workers, **config.optimizer.model_dump(),
+        gradient_clip=config.trainer.gradient_clip, pesq_workers=workers, **config.optimizer.model_dump(),
     )  # fmt: skip
 
 
@@ -110,7 +124,7 @@ def load_module(run: RunDirectory) -> SpeechEnhancement:
     return module.eval()
 
 
-def _finish(config: SpeechConfig, run: RunDirectory, monitor: str) -> None:
+def _finish(config: SpeechConfig, run: RunDirectory, monitor: str, selection: str) -> None:
     """Write results, the chosen weights and the learning curves."""
     rows = read_table(run.metrics)
     scored = [row for row in rows if math.isfinite(row.get(monitor, math.nan))]
@@ -132,7 +146,7 @@ def _finish(config: SpeechConfig, run: RunDirectory, monitor: str) -> None:
         "config": config.name,
         "model": config.model.name,
         "protocol": config.protocol,
-        "selection": f"{SELECTION[config.protocol]}, by {monitor}",
+        "selection": f"best epoch on {selection}, by {monitor}",
         "seed": config.seed,
         "best_epoch": int(best["epoch"]),
         "epochs": int(rows[-1]["epoch"]),

@@ -119,7 +119,12 @@ class SpeechOptimizerConfig(Config):
 
 
 class SpeechConfig(Config):
-    """One speech-enhancement experiment; protocol paper selects on the test list, as most published recipes do."""
+    """One speech-enhancement experiment.
+
+    protocol: paper selects on the test list, as most published recipes do, where the data set has no validation list.
+    pesq_workers: processes that compute PESQ, 0 is the training itself; None is one a clip of a batch, but at most the
+    cores of each device less one, and at least 1.
+    """
 
     task: Literal["speech"] = "speech"
     name: str
@@ -130,4 +135,4 @@ class SpeechConfig(Config):
     loss: SpeechLossConfig = SpeechLossConfig()
     optimizer: SpeechOptimizerConfig = SpeechOptimizerConfig()
     trainer: TrainerConfig = TrainerConfig(max_epochs=400)
-    pesq_workers: Annotated[int, Field(ge=0)] = 1
+    pesq_workers: Annotated[int, Field(ge=0)] | None = None

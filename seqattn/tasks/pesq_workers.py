@@ -1,4 +1,8 @@
-"""PESQ of many clips in processes beside the training."""
+"""PESQ of many clips in processes beside the training.
+
+A training batch is scored while its reconstruction losses are computed; the discriminator's step waits for the scores,
+which are its labels.
+"""
 
 import math
 import multiprocessing

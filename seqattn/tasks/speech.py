@@ -1,6 +1,7 @@
 """Speech enhancement as a LightningModule: MambAttention, its metric discriminator and the published objective."""
 
 import importlib.util
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -28,6 +29,7 @@ from seqattn.tasks.speech_losses import (
 )
 
 PESQ_RANGE = (1.0, 4.5)  # to which the discriminator's 0 and 1 belong
+QUEUED = 4  # validation batches a worker that wait for their PESQ
 Batch = dict[str, Tensor]
 
 
@@ -68,7 +70,7 @@ class SpeechEnhancement(lightning.LightningModule):
         self.workers = PesqWorkers(pesq_workers)
         self.train_terms = _means("loss", *WEIGHTS)
         self.val_terms = _means("si_sdr", "si_sdr_noisy", "magnitude", "phase", "complex", "pesq", "pesq_failed")
-        self._pending: list[Scores] = []
+        self._pending: deque[Scores] = deque()
 
     @property
     def monitor(self) -> str:
@@ -140,13 +142,14 @@ class SpeechEnhancement(lightning.LightningModule):
             scheduler.step()  # type: ignore[union-attr]
 
     def on_validation_epoch_start(self) -> None:
-        self._pending = []
+        self._pending.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         lengths = batch["lengths"]
         output = self.enhanced(batch["noisy"], lengths)
         if self.scores_pesq:
             self._pending.append(self.workers.submit(batch["clean"], output.waveform, lengths))
+            self._score_pending(QUEUED * self.workers.count)  # what waits holds its waveforms
         noisy = si_sdr(batch["clean"], batch["noisy"], lengths)
         measurable = noisy.isfinite()  # neither is silent, and they differ
         _mean(self.val_terms, "si_sdr").update(si_sdr(batch["clean"], output.waveform, lengths)[measurable])
@@ -163,12 +166,16 @@ class SpeechEnhancement(lightning.LightningModule):
             for name, error in errors.items():
                 _mean(self.val_terms, name).update(error)
 
-    def on_validation_epoch_end(self) -> None:
-        names = [name for name in self.val_terms if self.scores_pesq or not name.startswith("pesq")]
-        for scores in self._pending:
-            values = collect(scores).to(self.device)
+    def _score_pending(self, left: int) -> None:
+        """Wait for the PESQ of the oldest batches until only `left` of them are pending."""
+        while len(self._pending) > left:
+            values = collect(self._pending.popleft()).to(self.device)
             _mean(self.val_terms, "pesq").update(values[~values.isnan()])
             _mean(self.val_terms, "pesq_failed").update(values.isnan().float())
+
+    def on_validation_epoch_end(self) -> None:
+        names = [name for name in self.val_terms if self.scores_pesq or not name.startswith("pesq")]
+        self._score_pending(0)
         self.log_dict({f"val_{name}": _mean(self.val_terms, name).compute() for name in names}, prog_bar=True)
         for name in self.val_terms:
             _mean(self.val_terms, name).reset()

@@ -24,7 +24,7 @@ def calls(monkeypatch):
     made = []
     training, results = (types.ModuleType(f"seqattn.experiment.{name}") for name in ("speech", "speech_results"))
     training.train_run = lambda config, out, resume: made.append((config, out, resume))
-    results.evaluate_run = lambda *arguments: made.append(arguments) or "the table"
+    results.evaluate_run = lambda *arguments, device: made.append((*arguments, device)) or "the table"
     for module in (training, results):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return made
@@ -45,6 +45,8 @@ def test_help_imports_nothing_heavy(command):
 
 def test_each_source_of_speech(calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in ("pairs", "a", "b", "c"):
+        (tmp_path / name).mkdir()
     assert invoke("train", "speech", "--data-dir", "pairs").exit_code == 0
     assert invoke("train", "speech", "--clean", "a", "--clean", "b", "--noise", "c").exit_code == 0
     assert invoke("train", "speech", "--synthetic").exit_code == 0
@@ -54,6 +56,38 @@ def test_each_source_of_speech(calls, tmp_path, monkeypatch):
     assert list(mix.clean_dirs) == [str(tmp_path / name) for name in "ab"]
     assert list(mix.noise_dirs) == [str(tmp_path / "c")]
     assert synthetic.source == "synthetic"
+
+
+def test_a_folder_that_is_not_here_keeps_its_name(calls, tmp_path, monkeypatch):
+    """Then it may be one in $SEQATTN_DATA/speech."""
+    monkeypatch.chdir(tmp_path)
+    assert invoke("train", "speech", "--data-dir", "pairs").exit_code == 0
+    assert invoke("train", "speech", "--clean", "a/b", "--noise", "c").exit_code == 0
+    pairs, mix = (config.data for config, _, _ in calls)
+    assert pairs.data_dir == "pairs"
+    assert (*mix.clean_dirs, *mix.noise_dirs) == ("a/b", "c")
+
+
+def test_no_source_is_met_before_torch_is_imported(tmp_path):
+    code = (
+        "import sys; from seqattn.cli import main; sys.argv = ['seqattn', 'train', 'speech', *sys.argv[1:]]\n"
+        "try: main()\nfinally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    sentence = "there is nothing to train on: give --data-dir DIR, --clean DIR with --noise DIR, or --synthetic"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "False\n", f"error: {sentence}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_may_come_from_the_configuration(calls, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: {source: synthetic}\n")
+    assert invoke("train", "speech", "--config", file).exit_code == 0
+    assert invoke("train", "speech", "--set", "data.data_dir=there").exit_code == 0
+    assert [(config.data.source, config.data.data_dir) for config, _, _ in calls] == [
+        ("synthetic", None),
+        ("pairs", "there"),
+    ]
 
 
 def test_flags_override_the_configuration_only_when_given(calls, tmp_path):
@@ -105,10 +139,17 @@ def test_resume_takes_the_run_s_configuration(calls, tmp_path):
 
 def test_eval_passes_its_arguments_on_and_prints_the_table(calls):
     assert invoke("eval", "speech").stdout == "the table\n"
-    options = ["--data-dir", "pairs", "--scale", "float", "-o", "a.csv", "--workers", 3]
+    options = ["--data-dir", "pairs", "--scale", "float", "-o", "a.csv", "--workers", 3, "--device", "cpu"]
     assert invoke("eval", "speech", "run", *options).stdout == "the table\n"
-    assert calls == [(None, None, "int16", None, 1), (Path("run"), Path("pairs"), "float", Path("a.csv"), 3)]
+    assert calls == [
+        (None, None, "int16", None, 1, None),
+        (Path("run"), Path("pairs"), "float", Path("a.csv"), 3, "cpu"),
+    ]
     assert invoke("eval", "speech", "--scale", "int8").exit_code == 2
+    refused = invoke("eval", "speech", "run", "--workers", -1)
+    assert refused.exit_code == 2
+    assert "-1 is not in the range" in refused.stderr
+    assert len(calls) == 2
 
 
 def test_ctrl_c_exits_130_with_its_sentence(calls, monkeypatch):

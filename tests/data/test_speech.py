@@ -232,6 +232,49 @@ def test_epochs_differ_and_repeat(mixing: dict[str, object], workers: int) -> No
     assert not torch.equal(other_seed[0]["noisy"], first[0]["noisy"])
 
 
+def test_selection_says_what_was_done(pairs: Path, mixing: dict[str, object], tmp_path: Path) -> None:
+    few, listed, alone = (tmp_path / name for name in ("few", "listed", "alone"))
+    for clip in range(6):
+        write_pair(few, f"{clip}.wav")
+        write(alone / f"{clip}.wav", 300)
+    for split in ("train", "valid", "test"):
+        for kind in ("clean", "noisy"):
+            write(listed / f"{kind}_{split}" / f"{split}1_1.wav", 300)
+    optimistic = "the test list, as most published recipes do (optimistic)"
+    told = {
+        "held-out speakers": [{"data_dir": pairs}],
+        "held-out recordings": [{"data_dir": few}],
+        "the published validation list": [{"data_dir": listed}, {"data_dir": listed, "protocol": "paper"}],
+        "held-out speakers and noises": [mixing, mixing | {"data_dir": pairs}],
+        "held-out recordings and noises": [mixing | {"clean_dirs": [str(alone)]}],
+        "other synthetic clips": [{"source": "synthetic"}],
+        optimistic: [{"data_dir": pairs, "protocol": "paper"}, mixing | {"protocol": "paper"}],
+    }
+    for words, cases in told.items():
+        for options in cases:
+            assert SpeechDataModule(**options).selection == words  # type: ignore[arg-type]
+
+
+def test_paper_uses_the_published_validation_list(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        for kind in ("clean", "noisy"):
+            write(tmp_path / f"{kind}_{split}" / f"{split}1_1.wav", 300)
+    sources = prepared(tmp_path, protocol="paper").sources
+    assert [sources[split].names for split in ("train", "valid", "test")] == [["train1_1"], ["valid1_1"], ["test1_1"]]
+
+
+def test_files_that_wait_for_resampling(tmp_path: Path) -> None:
+    for clip in range(4):
+        write_pair(tmp_path / "pairs", f"{clip}.wav", rate=8000 if clip else 16_000)
+    for protocol in ("holdout", "paper"):
+        module = SpeechDataModule(
+            data_dir=str(tmp_path / "pairs"), protocol=protocol, cache_dir=str(tmp_path / protocol)
+        )
+        assert len(module.waiting()) == 6
+        module.prepare_data()
+        assert module.waiting() == set()
+
+
 def test_validation_mixtures_are_fixed(mixing: dict[str, object]) -> None:
     module = prepared(**mixing)
     loader = module.val_dataloader()

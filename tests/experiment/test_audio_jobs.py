@@ -74,7 +74,7 @@ def test_earlier_results_inside_the_input_folder_are_left_out(tree: Path) -> Non
         (["in/a.wav"], "in", r"in/a\.wav would be written over the input"),
         (["in"], "in", "would be written over the input"),
         (["in"], "in/../in", "would be written over the input"),
-        (["in/a.wav"], "clean.wav", r"-o names the folder for the results, clean\.wav is a file"),
+        (["in/a.wav"], "clean.wav", r"-o names the folder for the results, clean\.wav is named as an audio file"),
         (["in/a.wav"], "in/notes.txt", r"in/notes\.txt is a file"),
     ],
 )

@@ -222,7 +222,7 @@ def test_one_bad_file_does_not_stop_the_others(program, in_tmp: Path) -> None:
     done = program("in", "-o", "out")
     assert done.code == 2
     lines = done.err.splitlines()
-    assert re.fullmatch(r"a\.wav: 1\.0 s in \d+\.\d s \(\d+\.\d\d x real time\)", lines[0])
+    assert re.fullmatch(r"a\.wav: 1\.0 s in \d+\.\d s \(real-time factor \d+\.\d\d\)", lines[0])
     assert lines[1].startswith("error: in/b.wav cannot be read as audio")
     assert lines[2].startswith("c.wav: 1.0 s in ")
     assert lines[3:] == ["error: 1 of 3 files failed, for the reasons above: mend them or leave them out"]
@@ -288,6 +288,36 @@ def test_mistakes_are_met_before_the_network_is_read(program, in_tmp: Path, argu
     assert words in program(*arguments).error
     assert program.asked == []
     assert list(in_tmp.iterdir()) == []
+
+
+ALLOCATION = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you ..."
+)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), ALLOCATION])
+def test_too_little_memory_is_one_sentence_and_leaves_nothing(program, in_tmp: Path, monkeypatch, error) -> None:
+    def enhancer(waveform: Tensor, gain: Tensor) -> Tensor:
+        if waveform.numel() > 16_000:
+            raise error
+        return waveform
+
+    monkeypatch.setattr(enhancers, "load_enhancer", lambda run, device: enhancer)
+    write(in_tmp / "a.wav", speech(3, 16000))
+    write(in_tmp / "b.wav", speech(1, 16000))
+    assert program("a.wav", "-o", "out").error == "error: not enough memory for a.wav: give a shorter --segment\n"
+    done = program("a.wav", "b.wav", "-o", "out")
+    assert done.err.startswith("error: not enough memory for a.wav: give a shorter --segment\nb.wav: 1.0 s in ")
+    assert list(contents(in_tmp / "out")) == ["b.wav"]
+
+
+def test_another_error_of_the_network_is_no_lack_of_memory(tmp_path: Path) -> None:
+    def enhancer(waveform: Tensor, gain: Tensor) -> Tensor:
+        raise RuntimeError("sizes differ")
+
+    source = write(tmp_path / "a.wav", speech(1, 16000))
+    with pytest.raises(RuntimeError, match="sizes differ"):
+        enhance_files([str(source)], tmp_path / "out", lambda: enhancer)
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # what else is a traceback on stderr

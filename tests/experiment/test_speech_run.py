@@ -19,9 +19,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from seqattn.data.speech import SpeechDataModule
 from seqattn.data.synthetic_speech import synthetic_corpus
+from seqattn.errors import SeqattnError
+from seqattn.experiment import speech
 from seqattn.experiment.run_directory import RunDirectory
-from seqattn.experiment.speech import data_module, load_module
+from seqattn.experiment.speech import build_module, data_module, load_module
 from seqattn.experiment.speech_config import SpeechConfig
 from seqattn.models.mambattention import MambAttention
 
@@ -35,7 +38,7 @@ FILES = {
 TINY = (
     *("model.channels=8", "model.blocks=1", "model.heads=2", "model.n_fft=60", "model.hop=30", "model.d_state=4"),
     *("model.expand=1", "data.segment=4000", "data.batch_size=2", "data.eval_batch_size=2", "pesq_workers=0"),
-    *("data.epoch_size=8", "optimizer.lr=0.01", "optimizer.decay=0.9", "trainer.max_epochs=1"),
+    *("data.epoch_size=8", "data.num_workers=0", "optimizer.lr=0.01", "optimizer.decay=0.9", "trainer.max_epochs=1"),
 )
 SAMPLES = 6400
 
@@ -107,7 +110,7 @@ def test_the_run_directory_is_complete(whole) -> None:
 def test_the_best_epoch_is_that_of_the_highest_pesq(whole) -> None:
     results, rows = results_of(whole), table(whole)
     assert (results["task"], results["protocol"], results["epochs"]) == ("speech", "holdout", 4)
-    assert results["selection"] == "best epoch on held-out speakers and noises, by val_pesq"
+    assert results["selection"] == "best epoch on held-out speakers, by val_pesq"
     best = max(rows, key=lambda row: row["val_pesq"])
     assert results["best_epoch"] == best["epoch"]
     assert results["validation"] == {name: value for name, value in best.items() if name.startswith("val_")}
@@ -264,6 +267,38 @@ def test_synthetic_speech_and_mixing_on_the_fly(folder, command, tmp_path) -> No
     done = command("train", "speech", *sources, "--out", tmp_path / "mix", *sets("data.epoch_size=2", *few[1:]))
     assert done.code == 0, done
     assert math.isfinite(table(tmp_path / "mix")[0]["val_pesq"])
+    assert "resampling" not in done.out + done.err
+    assert results_of(run)["selection"] == "best epoch on other synthetic clips, by val_pesq"
+    assert results_of(tmp_path / "mix")["selection"] == "best epoch on held-out speakers and noises, by val_pesq"
+
+
+def test_many_files_of_another_rate_are_resampled_first_with_a_line(command, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(speech, "MANY_FILES", 5)
+    monkeypatch.setattr(SpeechDataModule, "setup", stopped)
+    for name in ("1", "2", "3"):
+        for kind in ("clean", "noisy"):
+            (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+            sf.write(tmp_path / "data" / kind / f"{name}.wav", np.random.default_rng(0).normal(0, 0.1, 900), 8000)
+    arguments = ("train", "speech", "--data-dir", tmp_path / "data", "--out", tmp_path / "run", *sets())
+    cache = tmp_path / "cache" / "seqattn" / "speech"
+    done = command(*arguments)
+    assert "set up" in done.error
+    assert done.out == f"resampling 6 files to 16 kHz into {cache}\n"
+    assert len(list(cache.rglob("*.wav"))) == 6
+    assert command(*arguments).out == ""
+
+
+def stopped(self, stage=None) -> None:
+    raise SeqattnError("set up")
+
+
+@pytest.mark.parametrize(("batch_size", "cores", "devices", "workers"), [(8, 4, 1, 3), (2, 9, 1, 2), (8, 2, 2, 1)])
+def test_pesq_has_a_process_a_clip_but_leaves_a_core(batch_size, cores, devices, workers, monkeypatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    options = {"data": {"batch_size": batch_size}, "trainer": {"devices": devices}, "model": {"channels": 8}}
+    assert build_module(SpeechConfig(name="a", **options)).workers.count == workers
+    assert build_module(SpeechConfig(name="a", **options, pesq_workers=0)).workers.count == 0
 
 
 # keeps what every process has in the end
@@ -334,7 +369,7 @@ def test_data_that_cannot_be_trained_on(name, words, folder, command, tmp_path, 
 BAD_OPTIONS = {
     "missing folder": ("--data-dir nowhere", ["nowhere does not exist"]),
     "empty folder": ("--data-dir .", ["has no pairs of noisy and clean recordings"]),
-    "no data": ("", ["source 'pairs' needs data_dir"]),
+    "no data": ("", ["give --data-dir DIR, --clean DIR with --noise DIR, or --synthetic"]),
     "two sources": ("--data-dir . --synthetic", ["--data-dir", "--synthetic", "exclude each other"]),
     "three sources": ("--data-dir . --clean . --noise .", ["exclude each other"]),
     "noise without clean": ("--noise .", ["--clean and --noise belong together"]),
@@ -343,7 +378,7 @@ BAD_OPTIONS = {
     "key": ("--synthetic --set model.chanels=3", ["unknown configuration key 'model.chanels'", "model.channels?"]),
     "configuration": ("--synthetic --config mambatention", ["'mambatention'; did you mean mambattention"]),
     "model": ("--synthetic --model mptsnet", ["model.name = 'mptsnet' on the command line"]),
-    "SNR": ("--synthetic --set data.snr_range=[5,1]", ["data.snr_range = [5, 1]", "give the lower one first"]),
+    "SNR": ("--synthetic --set data.snr_range=[5,1]", ["data.snr_range = [5, 1] on the command line: give the lower"]),
     "heads": ("--synthetic --set model.heads=3", ["model.heads = 3", "must divide channels = 8"]),
     "channels": ("--synthetic --set model.channels=9 ", ["model.heads = 2", "must divide channels = 9"]),
     "hop": ("--synthetic --set model.hop=40", ["model.hop = 40", "at most half of n_fft = 60"]),

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqattn.data.synthetic_speech import synthetic_corpus
 from seqattn.errors import SeqattnError
+from seqattn.experiment.enhancers import load_enhancer
 from seqattn.experiment.streaming import Segmentation, enhance_at, enhance_stream, measure
+from seqattn.layers.spectrum import rms_gain
 
 pytest.importorskip("torchaudio")
 
@@ -189,3 +192,21 @@ def test_a_network_that_returns_nan_is_refused() -> None:
 def test_segments_that_make_no_sense(seconds: dict[str, float], words: str) -> None:
     with pytest.raises(SeqattnError, match=words):
         Segmentation(**seconds)
+
+
+def test_the_shipped_network_joins_its_segments() -> None:
+    clean, noises = synthetic_corpus(3, 8, 3.0)
+    wave = torch.cat(clean)[None]
+    noise = noises[0].repeat(1 + wave.shape[1] // len(noises[0]))[: wave.shape[1]]
+    wave = wave + 0.1 * wave.std() / noise.std() * noise
+    network, gain, cut = load_enhancer(device="cpu"), rms_gain(wave), Segmentation(segment=6.0, context=0.5, fade=0.05)
+    whole, out = network(wave, gain), stream(wave, 16000, network, cut, gain)
+    bends = [(signal[0].diff(n=2).abs(), signal) for signal in (out, whole)]
+    places = [segment.first for segment in cut.segments(wave.shape[1], 16000)[1:]]
+    assert len(places) == 4
+    for place in places:
+        joined, seamless = (bend[place - 400 : place + 1200].max() for bend, _ in bends)
+        assert joined < 1.5 * seamless + 1e-4
+        before, after = (slice(place - 8000, place), slice(place + 800, place + 8800))
+        levels = [out[0, part].square().mean() / whole[0, part].square().mean() for part in (before, after)]
+        assert abs(10 * torch.log10(levels[0] / levels[1])) < 1.0  # dB

@@ -71,10 +71,19 @@ def test_intervals_hold_the_value_shrink_with_cases_and_repeat():
     assert many == bootstrap_intervals(*cases(2000), draws=100)
 
 
+def test_intervals_of_f1_at_another_threshold():
+    risk, label = cases(300)
+    both = bootstrap_intervals(risk, label, draws=50, chosen=0.3)
+    assert both["f1_at_threshold"] == bootstrap_intervals(risk, label, threshold=0.3, draws=50)["f1"]
+    assert both["f1_at_threshold"] != both["f1"]
+    assert clinical_metrics([0.1, 0.2], [0, 0])["f1"] == 0
+
+
 def test_macro_leaves_out_what_is_undefined():
     risk, label = np.array([[0.1, 0.3], [0.8, 0.2]]), np.array([[0, 0], [1, 0]])
     assert macro(clinical_metrics, risk, label)["auroc"] == 1
     assert macro(clinical_metrics, risk, label)["brier"] == pytest.approx((0.025 + 0.065) / 2)
+    assert math.isnan(macro(clinical_metrics, risk[:, 1:], label[:, 1:])["auroc"])
 
 
 @pytest.mark.parametrize(

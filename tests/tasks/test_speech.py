@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import types
 
 import lightning
 import pytest
@@ -232,6 +233,27 @@ def test_validation_measures_every_clip_as_if_alone():
         f"val_{name}": torch.stack([v.squeeze() for v in values]).mean().item() for name, values in expected.items()
     }
     assert logged == pytest.approx(means | {"val_pesq_failed": 0}, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(("workers", "most"), [(0, 0), (1, 4), (2, 8)])
+def test_validation_holds_a_few_waveforms_at_a_time(workers, most, monkeypatch):
+    module, waiting, collected = tiny(), set(), []
+
+    def submit(clean, enhanced, lengths):
+        waiting.add(scores := (len(waiting) + len(collected),))
+        assert len(waiting) <= most + 1
+        return scores
+
+    def collect(scores):
+        waiting.remove(scores)
+        collected.append(scores)
+        return torch.tensor([float(scores[0])])
+
+    module.workers = types.SimpleNamespace(submit=submit, count=workers, close=lambda: None)
+    monkeypatch.setattr(speech, "collect", collect)
+    logged = validated(module.eval(), items((1000,)) * 11, 1)
+    assert collected == [(number,) for number in range(11)]
+    assert logged["val_pesq"] == 5
 
 
 def test_silent_and_short_clips_leave_the_validation_of_the_others():
