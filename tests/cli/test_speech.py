@@ -148,7 +148,7 @@ def test_eval_passes_its_arguments_on_and_prints_the_table(calls):
     assert invoke("eval", "speech", "--scale", "int8").exit_code == 2
     refused = invoke("eval", "speech", "run", "--workers", -1)
     assert refused.exit_code == 2
-    assert "-1 is not in the range" in refused.stderr
+    assert "--workers" in refused.stderr
     assert len(calls) == 2
 
 
