@@ -2,13 +2,16 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seqattn.cli import training
 from seqattn.cli.interruption import interruptible
-from seqattn.cli.overrides import assign
 from seqattn.errors import SeqattnError
+
+if TYPE_CHECKING:
+    from seqattn.experiment.speech_config import SpeechConfig
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of paired files, such as VoiceBank+DEMAND's.")]
 
@@ -26,22 +29,18 @@ def train(
     noise: Annotated[list[Path] | None, typer.Option(help="Folder of noise.")] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Train on invented speech-like signals.")] = False,
     model: Annotated[str | None, typer.Option(help="Name of the model (default: mambattention).")] = None,
-    config: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="A shipped configuration or a YAML file.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as model.blocks=2.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory (default: in runs/speech).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the split, the weights and the training.")] = None,
+    config: training.ConfigName = None,
+    assignments: training.Assignments = None,
+    out: training.Out = None,
+    seed: training.Seed = None,
     protocol: Annotated[
         str | None, typer.Option(help="holdout, or paper: select on the test list where there is no other.")
     ] = None,
-    devices: Annotated[int | None, typer.Option(help="Number of processes or GPUs.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="auto or ddp.")] = None,
-    accelerator: Annotated[str | None, typer.Option(help="auto, cpu or gpu.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed, ...")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue an interrupted run.")] = None,
+    devices: training.Devices = None,
+    strategy: training.Strategy = None,
+    accelerator: training.Accelerator = None,
+    precision: training.Precision = None,
+    resume: training.Resume = None,
 ) -> None:
     """Train a speech enhancer on --data-dir, on --clean mixed with --noise, or on --synthetic signals."""
     chosen = {"pairs": bool(data_dir), "mix": bool(clean or noise), "synthetic": synthetic}
@@ -50,12 +49,6 @@ def train(
         raise SeqattnError("give one of --data-dir, --clean with --noise, and --synthetic: they exclude each other")
     if chosen["mix"] and not (clean and noise):
         raise SeqattnError("--clean and --noise belong together: give at least one folder for each")
-    hardware = {
-        "trainer.devices": devices,
-        "trainer.strategy": strategy,
-        "trainer.accelerator": accelerator,
-        "trainer.precision": precision,
-    }
     experiment = {
         "model.name": model,
         "data.source": sources[0] if sources else None,
@@ -65,11 +58,10 @@ def train(
         "seed": seed,
         "protocol": protocol,
     }
-    if resume is not None and (config or assignments or out or assign(experiment)):
-        raise SeqattnError(f"--resume takes everything but the devices from {resume}: leave the other options out")
-    overrides = [*(assignments or []), *assign(experiment | hardware)]
-    with interruptible():
-        _train(config or "mambattention", overrides, out, resume)
+    hardware = training.hardware_keys(devices, strategy, accelerator, precision)
+    training.start_training(
+        "speech", config, "mambattention", assignments, experiment, hardware, out, resume, _check_source
+    )
 
 
 def _place(folder: Path) -> str:
@@ -77,22 +69,11 @@ def _place(folder: Path) -> str:
     return str(folder.absolute() if folder.is_dir() else folder)
 
 
-def _train(source: str, overrides: list[str], out: Path | None, resume: Path | None) -> None:
-    from seqattn.experiment.loading import load_config
-    from seqattn.experiment.run_directory import RunDirectory
-    from seqattn.experiment.speech_config import SpeechConfig
-
-    if resume is not None:
-        settings = RunDirectory.open(resume).read_config(SpeechConfig, overrides)
-    else:
-        settings = load_config(SpeechConfig, source, overrides, "speech")
+def _check_source(settings: "SpeechConfig") -> None:
     if settings.data.source == "pairs" and settings.data.data_dir is None:
         raise SeqattnError(
             "there is nothing to train on: give --data-dir DIR, --clean DIR with --noise DIR, or --synthetic"
         )
-    from seqattn.experiment.speech import train_run  # only now: it imports torch
-
-    train_run(settings, out, resume)
 
 
 def evaluate(

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,12 +29,13 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that '
 
 def start_training(
     task: str, config: str | None, default: str, assignments: list[str] | None, experiment: Mapping[str, Any],
-    hardware: Mapping[str, Any], out: Path | None, resume: Path | None,
+    hardware: Mapping[str, Any], out: Path | None, resume: Path | None, check: Callable[[Any], None] | None = None,
 ) -> None:  # fmt: skip
     """Train a run of `task` and let Ctrl-C leave its sentence.
 
     config: that the user named, or `default`. experiment, hardware: dotted keys and the values of options, None where
-    one was not given; a resumed run takes the hardware alone.
+    one was not given; a resumed run takes the hardware alone. check: called with the configuration before torch is
+    imported, which takes seconds.
 
     Raises:
         SeqattnError: options beside --resume that belong to the run, and whatever the run refuses.
@@ -43,7 +44,7 @@ def start_training(
         raise SeqattnError(f"--resume takes everything but the devices from {resume}: leave the other options out")
     overrides = [*(assignments or []), *_assign(experiment), *_assign(hardware)]
     with interruptible():
-        _train(task, config or default, overrides, out, resume)
+        _train(task, config or default, overrides, out, resume, check)
 
 
 def hardware_keys(
@@ -58,7 +59,10 @@ def hardware_keys(
     }
 
 
-def _train(task: str, source: str, overrides: list[str], out: Path | None, resume: Path | None) -> None:
+def _train(
+    task: str, source: str, overrides: list[str], out: Path | None, resume: Path | None,
+    check: Callable[[Any], None] | None,
+) -> None:  # fmt: skip
     from seqattn.experiment.loading import load_config
     from seqattn.experiment.run_directory import RunDirectory
     from seqattn.experiment.tasks import TASKS
@@ -68,7 +72,8 @@ def _train(task: str, source: str, overrides: list[str], out: Path | None, resum
         settings = RunDirectory.open(resume).read_config(schema, overrides)
     else:
         settings = load_config(schema, source, overrides, task)
-    # only now: it imports torch
+    if check is not None:
+        check(settings)
     importlib.import_module(f"seqattn.experiment.{task}").train_run(settings, out, resume)
 
 

@@ -108,7 +108,7 @@ class Spectrum(nn.Module):
 
     def _window(self, like: Tensor) -> Tensor:
         """Made anew for every call, so that no conversion of the module rounds it."""
-        return torch.hann_window(self.n_fft, dtype=like.dtype, device=like.device)
+        return torch.hann_window(self.n_fft, dtype=torch.float64, device=like.device).to(like.dtype)
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """(batch, frames, n_fft) -> (batch, samples), without the n_fft / 2 samples in front of the clip."""

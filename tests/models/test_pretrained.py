@@ -37,7 +37,7 @@ def test_damaged_weights_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
     packed = pretrained.pack_weights(MambAttention(**OPTIONS), OPTIONS | {"blocks": 2})
     for damaged in (b"no weights", packed[:200], packed):
         (tmp_path / f"{pretrained.DEFAULT}.safetensors").write_bytes(damaged)
-        with pytest.raises(SeqattnError, match="is damaged .*: install the package again"):
+        with pytest.raises(SeqattnError, match=r"is damaged .*: install the package again"):
             pretrained.load_pretrained()
 
 
