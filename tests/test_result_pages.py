@@ -11,7 +11,7 @@ PAGES = Path(__file__).parents[1] / "docs"
 
 SCRIPTS = [
     "results/classification.py", "results/mixers.py", "results/mptsnet.py", "results/long_series.py",
-    "results/speech.py", "kernels/selective_scan.py", "kernels/wersa.py", "kernels/time_attention.py",
+    "results/speech.py", "results/ehr.py", "kernels/selective_scan.py", "kernels/wersa.py", "kernels/time_attention.py",
 ]  # fmt: skip
 
 

@@ -75,9 +75,9 @@ def training_lines(training: Report) -> list[str]:
         f"({training['protocol']} protocol: {training['selection']}), {minutes:.0f} minutes on {training['threads']} "
         f"CPU thread(s), on {CLEAN} mixed on the fly with 17 minutes of noise at {low:g} to {high:g} dB. On held-out "
         f"speakers and noises: PESQ {found['val_pesq']:.2f}, SI-SDR {found['val_si_sdr']:.1f} dB. It is not the "
-        f"published network: a {PUBLISHED['parameters'] / training['parameters']:.0f}th of its parameters, "
-        f"{training['data']['steps']:,} steps instead of {PUBLISHED['steps']:,}, one "
-        f"{_published_audio(training):,.0f}th of the audio, no metric discriminator."
+        f"published network: 1/{PUBLISHED['parameters'] / training['parameters']:.0f} of its parameters, "
+        f"{training['data']['steps']:,} steps instead of {PUBLISHED['steps']:,}, "
+        f"1/{_published_audio(training):,.0f} of the audio, no metric discriminator."
     )
 
 
@@ -144,15 +144,16 @@ def speed_lines(report: Report) -> list[str]:
     ]
     peaks = {name: peak / 2**30 for name, peak in report["peak_bytes"].items()}
     longest = max(clip["seconds"] for clip in report["clips"])
+    plain = f" The plain one needs {peaks['plain']:.2f} GiB." if "plain" in peaks else ""
     return [
         "## Speed of the published network",
         "",
         *paragraph(f"Against a plain transcription of the publication, both exact; {report['machine']}."),
         *table(["audio", "pass", "plain, s", "ours, s", "ratio"], rows),
         *paragraph(
-            f"A training step of one clip of {longest:g} s needs {peaks['ours']:.2f} GiB beside the program, the plain "
-            f"one {peaks['plain']:.2f} GiB; both compute their scans again in the backward pass."
+            f"A training step of one clip of {longest:g} s needs {peaks['ours']:.2f} GiB beside the program.{plain}"
         ),
+        *paragraph("Both compute their scans again in the backward pass. Bars: 3.5 and 5 times as fast, and 4 GB."),
     ]
 
 

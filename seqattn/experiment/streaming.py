@@ -16,8 +16,8 @@ from seqattn.layers.spectrum import SILENCE
 # waveform (batch, samples) at SAMPLE_RATE and gain (batch,), both on the CPU -> waveform of the same shape
 Enhancer = Callable[[Tensor, Tensor], Tensor]
 
-SEGMENT_SECONDS = 12.0  # ten seconds of use and two of context: 20 % more work, and memory that a laptop has
-CONTEXT_SECONDS = 1.0  # well beyond the reach of the network's convolutions, 0.2 s
+SEGMENT_SECONDS = 6.0  # the most that keeps a network of the published size below 2 GB
+CONTEXT_SECONDS = 0.5  # nearest to the whole file's output for such segments: docs/results/speech.md
 FADE_SECONDS = 0.05  # long enough to hide a join, short enough not to be heard as a double
 
 
