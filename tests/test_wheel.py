@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in ("seqattn", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"):
+    for name in ("pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", ".gitignore"):  # hatchling heeds the last
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source)
     isolation = ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []
@@ -58,6 +58,9 @@ def test_the_wheel_holds_what_it_should(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert f"seqattn/configs/{path.relative_to(ROOT / 'configs')}" in names
+    weights = [path.name for path in (ROOT / "seqattn" / "weights").iterdir()]
+    assert any(name.endswith(".safetensors") for name in weights)
+    assert {f"seqattn/weights/{name}" for name in weights} <= set(names)
     assert "seqattn/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"seqattn"}
@@ -72,6 +75,8 @@ def test_the_installed_wheel_lists_and_trains(installed: Path, tmp_path: Path) -
     listed = run(installed / "bin" / "seqattn", "list", "configs", cwd=tmp_path).splitlines()
     assert "classification  mptsnet" in listed
     assert "classification  mptsnet-paper" in listed
+    code = "from seqattn.models.pretrained import load_pretrained; print(load_pretrained().spectrum.hop)"
+    assert run(python, "-c", code, cwd=tmp_path).strip() == "200"
     tiny = ["model.hidden=8", "model.d_model=16", "model.d_token=16", "model.ff=16", "model.k=1", "data.folds=1"]
     sets = [word for key in [*tiny, "trainer.max_epochs=1"] for word in ("--set", key)]
     train = [installed / "bin" / "seqattn", "train", "classification", "--dataset", "BasicMotions"]
