@@ -119,10 +119,11 @@ def test_one_gain_for_all_segments_and_none_longer_than_asked(tmp_path: Path) ->
     np.testing.assert_allclose(sf.read(tmp_path / "b.wav")[0], samples[:, 0] / 2, atol=2e-3)
 
 
-def test_the_default_segment_takes_ten_seconds_at_once(tmp_path: Path) -> None:
-    source, watcher = write(tmp_path / "a.wav", speech(10, 16000)), Watcher()
-    enhance_file(source, tmp_path / "b.wav", watcher)
-    assert watcher.samples == [160_000]
+def test_the_default_segment_takes_six_seconds_at_once(tmp_path: Path) -> None:
+    for seconds, calls in ((6, [96_000]), (10, [96_000, 96_000])):
+        source, watcher = write(tmp_path / "a.wav", speech(seconds, 16000)), Watcher()
+        enhance_file(source, tmp_path / "b.wav", watcher)
+        assert watcher.samples == calls
 
 
 def test_silence_stays_silent(tmp_path: Path) -> None:
