@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from resuming import assert_same, freezing, tensors_of
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
@@ -132,40 +133,6 @@ def test_the_summary_says_once_what_was_left_out(train_ehr, stay_tables, tmp_pat
     assert [line.split("  ")[0] for line in lines[3 + len(left_out) :]] == ["epoch 1/2", "epoch 2/2"]
 
 
-# a run that stops for good in the middle of an epoch, for the test to kill
-FREEZE = """
-import pathlib, time
-from seqattn.tasks.clinical import ClinicalPrediction as Task
-step = Task.training_step
-def frozen_step(self, batch, batch_idx):
-    if (self.current_epoch, batch_idx) == (2, 1):
-        pathlib.Path({marker!r}).touch()
-        time.sleep(600)
-    return step(self, batch, batch_idx)
-Task.training_step = frozen_step
-"""
-
-
-def tensors_of(run: Path, name: str) -> dict:
-    stored = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-    return {key: stored[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")}
-
-
-def assert_same(first, second, where="") -> None:
-    if isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_same(first[key], second[key], f"{where}/{key}")
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), where
-        for index, pair in enumerate(zip(first, second, strict=True)):
-            assert_same(*pair, f"{where}/{index}")
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    else:
-        assert first == second, where
-
-
 def without_seconds(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if not key.startswith("seconds")} for row in rows]
 
@@ -174,7 +141,14 @@ def test_killed_in_the_third_epoch_and_resumed_equals_uninterrupted(
     fused_run, ehr_fused_options, command, start, tmp_path
 ) -> None:
     run, marker = tmp_path / "run", tmp_path / "frozen"
-    process = start("train", "ehr", *ehr_fused_options, "--out", run, prelude=FREEZE.format(marker=str(marker)))
+    process = start(
+        "train",
+        "ehr",
+        *ehr_fused_options,
+        "--out",
+        run,
+        prelude=freezing("seqattn.tasks.clinical", "ClinicalPrediction", marker),
+    )
     try:
         while not marker.exists():
             assert process.poll() is None, process.communicate()

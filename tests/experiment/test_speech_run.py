@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from resuming import assert_same, freezing, tensors_of
 from safetensors.torch import load_file
 
 from seqattn.data.speech import SpeechDataModule
@@ -139,44 +140,12 @@ def test_the_rate_falls_every_epoch_and_speech_gets_better(whole) -> None:
         assert row["train_loss"] == pytest.approx(sum(w * row[f"train_{name}"] for name, w in terms.items()), rel=1e-4)
 
 
-# a run that stops for good in the middle of an epoch, for the test to kill
-FREEZE = """
-import pathlib, time
-from seqattn.tasks.speech import SpeechEnhancement as Task
-step = Task.training_step
-def frozen_step(self, batch, batch_idx):
-    if (self.current_epoch, batch_idx) == (2, 1):
-        pathlib.Path({marker!r}).touch()
-        time.sleep(600)
-    return step(self, batch, batch_idx)
-Task.training_step = frozen_step
-"""
-
-
-def tensors_of(run: Path, name: str) -> dict:
-    stored = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-    return {key: stored[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")}
-
-
-def assert_same(first, second, where="") -> None:
-    if isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_same(first[key], second[key], f"{where}/{key}")
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), where
-        for index, pair in enumerate(zip(first, second, strict=True)):
-            assert_same(*pair, f"{where}/{index}")
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    else:
-        assert first == second, where
-
-
 def test_killed_in_the_third_epoch_and_resumed_equals_uninterrupted(whole, folder, command, start, tmp_path) -> None:
     run, marker = tmp_path / "run", tmp_path / "frozen"
     arguments = ["--data-dir", folder, "--out", run, *sets("trainer.max_epochs=4")]
-    process = start("train", "speech", *arguments, prelude=FREEZE.format(marker=str(marker)))
+    process = start(
+        "train", "speech", *arguments, prelude=freezing("seqattn.tasks.speech", "SpeechEnhancement", marker)
+    )
     try:
         while not marker.exists():
             assert process.poll() is None, process.communicate()

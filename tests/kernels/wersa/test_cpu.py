@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from loading import load
+from memory import with_poisoned_memory
 
 from seqattn.kernels import wersa_attention
 from seqattn.kernels.wersa import cpu, cpu_filter
@@ -103,17 +104,7 @@ def test_blocks_of_any_size_give_the_same(case, rows, chunk, monkeypatch):
 def test_nothing_is_read_from_unwritten_memory(case, monkeypatch):
     tensors, options = case.draw(), case.options()
     expected = cases.run(tensors, options)
-    plain = {name: getattr(torch, name) for name in ("empty", "empty_like")}
-    new_empty = torch.Tensor.new_empty
-
-    def poisoned(made):
-        return made.fill_(float("nan")) if made.is_floating_point() else made
-
-    for name, function in plain.items():
-        monkeypatch.setattr(torch, name, lambda *a, function=function, **o: poisoned(function(*a, **o)))
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **o: poisoned(new_empty(*a, **o)))
-    got = cases.run(tensors, options)
-    monkeypatch.undo()
+    got = with_poisoned_memory(monkeypatch, lambda: cases.run(tensors, options))
     for name, theirs in expected.items():
         assert torch.equal(got[name], theirs), name
 
