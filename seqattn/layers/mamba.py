@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqattn.kernels import selective_scan, selective_scan_step
+from seqattn.kernels.linear import linear
 from seqattn.layers.causal_conv import causal_conv
 from seqattn.layers.masking import length_mask
 
@@ -84,7 +85,7 @@ class Mamba(nn.Module):
         Raises:
             ValueError: x or lengths do not have these shapes, or a length lies outside [0, length].
         """
-        out = self.out_proj(self.mix(x, lengths, reverse))
+        out = linear(self.mix(x, lengths, reverse), self.out_proj.weight, self.out_proj.bias)
         return out if self.out_proj.bias is None else _masked(out, _steps_mask(x, lengths))
 
     def mix(self, x: Tensor, lengths: Tensor | None = None, reverse: bool = False) -> Tensor:
@@ -157,13 +158,13 @@ class Mamba(nn.Module):
         bias = self.in_proj.bias
         biases = (None, None) if bias is None else bias.chunk(2)
         # two products: the halves of one would have to be copied for the convolution and the scan
-        u, z = (F.linear(x, weight, b) for weight, b in zip(self.in_proj.weight.chunk(2), biases, strict=True))
+        u, z = (linear(x, weight, b) for weight, b in zip(self.in_proj.weight.chunk(2), biases, strict=True))
         return u, z
 
     def _scan_arguments(self, u: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         """u, delta, A, B, C, D, z and delta_bias of the selective scan; in half precision A, D and bias in float32."""
-        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = F.linear(dt, self.dt_proj.weight)
+        dt, B, C = linear(u, self.x_proj.weight).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = linear(dt, self.dt_proj.weight)
         wide = torch.promote_types(u.dtype, torch.float32)
         return u, delta, -self.A_log.to(wide).exp(), B, C, self.D.to(wide), z, self.dt_proj.bias.to(wide)
 

@@ -4,11 +4,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from seqattn.layers.masking import length_mask
+from seqattn.kernels.linear import linear
+from seqattn.kernels.self_attention import self_attention
 from seqattn.layers.time_frequency_mixers import TIME_FREQUENCY_MIXERS
+
+PIECE = 4096
+"""Steps, of all sequences together, that a CPU does at a time."""
 
 
 class NormalizedAttention(nn.Module):
@@ -29,11 +32,9 @@ class NormalizedAttention(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """x: (batch, length, channels), finite also past an end. lengths: (batch,) valid steps, None means all."""
-        packed = self.in_proj(self.norm(x)).unflatten(-1, (3, self.heads, -1))
-        query, key, value = packed.permute(2, 0, 3, 1, 4)  # (batch, heads, length, width) each
-        mask = None if lengths is None else length_mask(lengths, x.shape[1])[:, None, None]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        packed = linear(self.norm(x), self.in_proj.weight, self.in_proj.bias).unflatten(-1, (3, self.heads, -1))
+        mixed = self_attention(packed, lengths)
+        return linear(mixed.flatten(2), self.out_proj.weight, self.out_proj.bias)
 
 
 class TimeFrequencyBlock(nn.Module):
@@ -66,9 +67,16 @@ class TimeFrequencyBlock(nn.Module):
         rows = x.transpose(1, 2).reshape(batch * bins, steps, channels)
         lengths = None if frames is None else frames.repeat_interleave(bins)
         first, last = (self.attentions[0], self.attentions[-1]) if self.attentions else (None, None)
-        rows = self._step(rows, first, self.time_mixer, lengths)
+        rows = self._pieces(rows, first, self.time_mixer, lengths)
         rows = rows.unflatten(0, (batch, bins)).transpose(1, 2).reshape(batch * steps, bins, channels)
-        return self._step(rows, last, self.frequency_mixer, None).view(batch, steps, bins, channels)
+        return self._pieces(rows, last, self.frequency_mixer, None).view(batch, steps, bins, channels)
+
+    def _pieces(self, x: Tensor, attention: nn.Module | None, mixer: nn.Module, lengths: Tensor | None) -> Tensor:
+        """`_step` of a few sequences at a time, on a CPU as many as its cache holds."""
+        rows = len(x) if x.device.type != "cpu" else max(1, PIECE // x.shape[1])
+        ends = [None] * -(-len(x) // rows) if lengths is None else lengths.split(rows)
+        pieces = zip(x.split(rows), ends, strict=True)
+        return torch.cat([self._step(piece, attention, mixer, valid) for piece, valid in pieces])
 
     def _step(self, x: Tensor, attention: nn.Module | None, mixer: nn.Module, lengths: Tensor | None) -> Tensor:
         if attention is not None and self.attention_position == "before":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from seqattn.kernels.linear import linear
 from seqattn.layers.mamba import LBMamba, Mamba
 from seqattn.layers.masking import length_mask
 
@@ -43,11 +44,11 @@ class BidirectionalScan(nn.Module):
         """x: (batch, length, channels). lengths: (batch,) valid steps, None means all; the rest changes nothing."""
         normalized = F.rms_norm(x, x.shape[-1:], eps=EPS)
         weights = self.fusion.weight.chunk(2, dim=1)
-        out = F.linear(x, weights[0] + weights[1], self.fusion.bias)
+        out = linear(x, weights[0] + weights[1], self.fusion.bias)
         for direction, weight in enumerate(weights):
             mixer = cast(Mamba, self.mixers[direction])
             mixed = mixer.mix(normalized * self.norms[direction], lengths, reverse=direction == 1)
-            out = out + F.linear(mixed, weight @ mixer.out_proj.weight)  # from (batch, length, expand * channels)
+            out = out + linear(mixed, weight @ mixer.out_proj.weight)  # from (batch, length, expand * channels)
         return out
 
 

@@ -1,0 +1,54 @@
+"""x W^T + b in float32 on a CPU through oneDNN, which uses the widest vectors of every processor.
+
+MKL, behind `torch.nn.functional.linear`, keeps to half of them on processors of AMD: less than half as fast.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SMALLEST = 2**20
+"""Multiplications below which the call would cost more than it gains."""
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.has_bias = inputs[2] is not None
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        columns, of_x = grad.flatten(0, -2).t(), x.flatten(0, -2).t()
+        grad_x = linear(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        grad_weight = None
+        if ctx.needs_input_grad[1]:  # the narrower factor first, which is faster
+            narrow = len(columns) <= len(of_x)
+            grad_weight = linear(columns, of_x) if narrow else linear(of_x, columns).t()
+        return grad_x, grad_weight, columns.sum(1) if ctx.has_bias else None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear` with its arguments and, but for rounding, its results.
+
+    Args:
+        x: (..., in). weight: (out, in). bias: (out,) or None.
+    """
+    direct = (
+        x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.ndim > 1
+        and x.numel() * weight.shape[0] >= SMALLEST
+        and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+    )  # fmt: skip
+    # oneDNN has a fast path for few strides
+    return _OneDnnLinear.apply(x.contiguous(), weight, bias) if direct else F.linear(x, weight, bias)
