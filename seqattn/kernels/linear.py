@@ -50,5 +50,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
     )  # fmt: skip
-    # oneDNN has a fast path for few strides
-    return _OneDnnLinear.apply(x.contiguous(), weight, bias) if direct else F.linear(x, weight, bias)
+    if not direct:
+        return F.linear(x, weight, bias)
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):  # oneDNN is fast at these strides only
+        weight = weight.contiguous()
+    return _OneDnnLinear.apply(x.contiguous(), weight, bias)

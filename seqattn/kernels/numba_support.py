@@ -1,10 +1,12 @@
 """How the Numba kernels are compiled, cached and spread over threads."""
 
 import ctypes
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -20,9 +22,22 @@ def jit(function: Callable[..., Any]) -> Any:
     """
     options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no cache folder can be written: compile once per process
         return numba.njit(**options)(function)
+    # Numba compares the function's own file only, and would keep code whose imported parts have changed
+    index = compiled._cache._cache_file
+    index._source_stamp = (index._source_stamp, _sources())
+    return compiled
+
+
+@lru_cache(maxsize=1)
+def _sources() -> str:
+    """Changes with any file of the kernels."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def run_tasks(kernel: Any, arguments: tuple[Any, ...], scratch: torch.Tensor, tasks: int) -> None:

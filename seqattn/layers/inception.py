@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqattn.kernels.linear import linear
 from seqattn.layers.masking import masked_max, masked_mean
 
 KERNEL_SIZES = (1, 3, 5, 7, 9, 11)
@@ -121,7 +122,7 @@ class InceptionConv(nn.Module):
     @staticmethod
     def _product(tensors: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> list[Tensor]:
         rows = torch.cat([x.flatten(0, -2) for x in tensors])
-        parts = F.linear(rows, weight, bias).split([x.shape[:-1].numel() for x in tensors])
+        parts = linear(rows, weight, bias).split([x.shape[:-1].numel() for x in tensors])
         return [part.unflatten(0, x.shape[:-1]) for part, x in zip(parts, tensors, strict=True)]
 
 

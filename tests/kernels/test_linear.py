@@ -1,4 +1,4 @@
-"""The product through oneDNN against torch's own: values and gradients, whatever the strides, and when it is not used."""
+"""The product through oneDNN against torch's own: values and gradients, any strides, and when it is not used."""
 
 import pytest
 import torch

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,3 +146,17 @@ def test_without_a_cache_folder_it_compiles_all_the_same(tmp_path):
     done = run_module(tmp_path, tmp_path / "cache" / "below")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "None\n"
+
+
+def test_a_cached_kernel_notices_a_change_in_what_it_imports(tmp_path):
+    (tmp_path / "numba_support.py").write_text(Path(numba_support.__file__).read_text())
+    (tmp_path / "kernel.py").write_text(
+        "from numba_support import jit\nfrom part import FACTOR\n\n\n@jit\ndef scaled(x):\n    return FACTOR * x\n"
+    )
+    answers = []
+    for factor in (2.0, 3.0):
+        (tmp_path / "part.py").write_text(f"FACTOR = {factor}\n")
+        command = [sys.executable, "-B", "-c", "import kernel; print(kernel.scaled(10.0))"]
+        answers.append(float(subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, text=True).stdout))
+    assert answers == [20, 30]
+    assert list((tmp_path / "__pycache__").glob("*.nbi"))

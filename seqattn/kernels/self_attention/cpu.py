@@ -2,8 +2,8 @@
 
 A block of LANES queries goes through the keys in tiles: products with every key of a tile, weights relative to the
 largest score so far, and the weighted sum of the values, all with a query in each lane, so that nothing is summed over
-lanes. The backward pass computes the weights twice more: with a query in each lane for the gradient of the queries, with
-a key in each lane for those of keys and values. No score leaves the cache.
+lanes. The backward pass computes the weights twice more: with a query in each lane for the gradient of queries, with a
+key in each lane for those of keys and values. No score leaves the cache.
 """
 
 import math

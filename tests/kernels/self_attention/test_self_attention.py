@@ -1,4 +1,4 @@
-"""Self-attention on a CPU against softmax written out: output and gradient, ragged, NaN-padded, far apart, same bits."""
+"""Self-attention on a CPU against softmax written out: output, gradient, ragged, NaN padding, far apart, same bits."""
 
 import pytest
 import torch
