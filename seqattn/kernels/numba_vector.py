@@ -171,69 +171,69 @@ for _function, _instruction in (
     _arithmetic(_function, _instruction)
 
 
-class _Lanes:
+class Lanes:
     """A vector while LLVM code is generated: Python's operators emit the instructions, numbers are broadcast."""
 
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.value = builder, value
         self.single = isinstance(value.type.element, ir.FloatType)
 
-    def _emit(self, instruction: str, other: Any) -> "_Lanes":
-        return _Lanes(
+    def _emit(self, instruction: str, other: Any) -> "Lanes":
+        return Lanes(
             self.builder, getattr(self.builder, instruction)(self.value, self._raw(other), flags=("contract",))
         )
 
     def _raw(self, other: Any) -> Any:
-        return other.value if isinstance(other, _Lanes) else ir.Constant(self.value.type, [float(other)] * LANES)
+        return other.value if isinstance(other, Lanes) else ir.Constant(self.value.type, [float(other)] * LANES)
 
-    def __add__(self, other: Any) -> "_Lanes":
+    def __add__(self, other: Any) -> "Lanes":
         return self._emit("fadd", other)
 
-    def __sub__(self, other: Any) -> "_Lanes":
+    def __sub__(self, other: Any) -> "Lanes":
         return self._emit("fsub", other)
 
-    def __mul__(self, other: Any) -> "_Lanes":
+    def __mul__(self, other: Any) -> "Lanes":
         return self._emit("fmul", other)
 
-    def __truediv__(self, other: Any) -> "_Lanes":
+    def __truediv__(self, other: Any) -> "Lanes":
         return self._emit("fdiv", other)
 
-    def where_below(self, bound: Any, below: Any, otherwise: Any) -> "_Lanes":
+    def where_below(self, bound: Any, below: Any, otherwise: Any) -> "Lanes":
         """`below` where self < bound, else (NaN too) `otherwise`."""
         chosen = self.builder.fcmp_ordered("<", self.value, self._raw(bound))
-        return _Lanes(self.builder, self.builder.select(chosen, self._raw(below), self._raw(otherwise)))
+        return Lanes(self.builder, self.builder.select(chosen, self._raw(below), self._raw(otherwise)))
 
-    def polynomial(self, coefficients: Sequence[float]) -> "_Lanes":
+    def polynomial(self, coefficients: Sequence[float]) -> "Lanes":
         """c_0 + c_1 x + c_2 x² + …"""
         result = self * coefficients[-1] + coefficients[-2]
         for coefficient in coefficients[-3::-1]:
             result = result * self + coefficient
         return result
 
-    def fused(self, factor: Any, term: Any) -> "_Lanes":
+    def fused(self, factor: Any, term: Any) -> "Lanes":
         """self * factor + term, rounded once."""
         arguments = (self.value, self._raw(factor), self._raw(term))
         name = f"llvm.fma.v{LANES}f{32 if self.single else 64}"
         kind = ir.FunctionType(self.value.type, [self.value.type] * 3)
-        return _Lanes(
+        return Lanes(
             self.builder, self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
         )
 
-    def shifted_left(self, count: int) -> "_Lanes":
+    def shifted_left(self, count: int) -> "Lanes":
         """The bits moved left by `count`."""
         integers = ir.VectorType(ir.IntType(32 if self.single else 64), LANES)
         bits = self.builder.shl(self.builder.bitcast(self.value, integers), ir.Constant(integers, [count] * LANES))
-        return _Lanes(self.builder, self.builder.bitcast(bits, self.value.type))
+        return Lanes(self.builder, self.builder.bitcast(bits, self.value.type))
 
 
-def _exp2(x: _Lanes) -> _Lanes:
+def _exp2(x: Lanes) -> Lanes:
     lowest, highest = (-126, 128) if x.single else (-1022, 1024)
     x = x.where_below(lowest, lowest, x)
     x = (x * -1).where_below(-highest, highest, x)
-    return _exp2_near(x, 1)
+    return near_exp2(x, 1)
 
 
-def _exp2_near(x: _Lanes, factor: Any) -> _Lanes:
+def near_exp2(x: Lanes, factor: Any) -> Lanes:
     mantissa, bias = (23, 127) if x.single else (52, 1023)
     magic = 1.5 * 2.0**mantissa + bias
     exponent = x.fused(factor, magic)  # its lowest bits are the integer next to x factor, plus the exponent's bias
@@ -241,11 +241,11 @@ def _exp2_near(x: _Lanes, factor: Any) -> _Lanes:
     return fraction.polynomial(EXP2_SINGLE if x.single else EXP2_DOUBLE) * exponent.shifted_left(mantissa)
 
 
-def _exp_minus_abs(x: _Lanes) -> _Lanes:
+def _exp_minus_abs(x: Lanes) -> Lanes:
     return _exp2(x.where_below(0, x, x * -1) * math.log2(math.e))
 
 
-def _softplus(x: _Lanes) -> _Lanes:
+def _softplus(x: Lanes) -> Lanes:
     small = _exp_minus_abs(x)
     s = small / (small + 2)  # log(1 + small) = 2 atanh(s), and s <= 1/3
     series = (s * s).polynomial([2 / odd for odd in range(1, 15 if x.single else 35, 2)])
@@ -253,12 +253,12 @@ def _softplus(x: _Lanes) -> _Lanes:
     return (x * -1).where_below(-20, x, logarithm)
 
 
-def _sigmoid(x: _Lanes) -> _Lanes:
+def _sigmoid(x: Lanes) -> Lanes:
     small = _exp_minus_abs(x)
     return x.where_below(0, small, 1) / (small + 1)
 
 
-def _softplus_slope(x: _Lanes) -> _Lanes:
+def _softplus_slope(x: Lanes) -> Lanes:
     return (x * -1).where_below(-20, 1, _sigmoid(x))
 
 
@@ -271,12 +271,30 @@ EXP2_SINGLE = (
 EXP2_DOUBLE = tuple(math.log(2) ** n / math.factorial(n) for n in range(14))
 
 
+def row(builder: Any, address: Any, index: int) -> Lanes:
+    """The vector at row `index` of a tile, while LLVM code is generated."""
+    place = _vector_address(builder, address, ir.Constant(ir.IntType(64), index * LANES))
+    return Lanes(builder, builder.load(place, align=4 if address.type.pointee == ir.FloatType() else 8))
+
+
+def write(builder: Any, address: Any, index: int, vector: Lanes) -> None:
+    """The reverse of `row`."""
+    place = _vector_address(builder, address, ir.Constant(ir.IntType(64), index * LANES))
+    builder.store(vector.value, place, align=4 if vector.single else 8)
+
+
+def element(builder: Any, address: Any, stride: Any, index: int) -> Lanes:
+    """The number at index * stride, in every lane, while LLVM code is generated."""
+    place = builder.gep(address, [builder.mul(stride, ir.Constant(stride.type, index))])
+    return Lanes(builder, _splat(builder, builder.load(place)))
+
+
 @intrinsic
 def maximum(typing_context: Any, left: Any, right: Any) -> Any:
     """The larger of two vectors, lane by lane; where right is NaN, left."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        left, right = (_Lanes(builder, value) for value in arguments)
+        left, right = (Lanes(builder, value) for value in arguments)
         return left.where_below(right, right, left).value
 
     return left(left, right), generate
@@ -287,16 +305,16 @@ def exp2_near(typing_context: Any, x: Any, factor: Any) -> Any:
     """2^(x factor) where |x factor| <= NEAR."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, factor = (_Lanes(builder, value) for value in arguments)
-        return _exp2_near(x, factor).value
+        x, factor = (Lanes(builder, value) for value in arguments)
+        return near_exp2(x, factor).value
 
     return x(x, factor), generate
 
 
-def _elementary(formula: Callable[[_Lanes], _Lanes], meaning: str) -> Any:
+def _elementary(formula: Callable[[Lanes], Lanes], meaning: str) -> Any:
     def function(typing_context: Any, x: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return formula(_Lanes(builder, arguments[0])).value
+            return formula(Lanes(builder, arguments[0])).value
 
         return x(x), generate
 

@@ -35,6 +35,7 @@ from seqattn.kernels.selective_scan.cpu_tiles import (
     write_row,
     write_steps,
 )
+from seqattn.kernels.selective_scan.cpu_unrolled import scan_windows_of_4, scan_windows_of_8
 
 
 class Tiles(NamedTuple):
@@ -133,6 +134,20 @@ def scan_state_looking(a: Any, look: Any, x: Any, B: Any, C: Any, stride: int, s
 
 
 @jit
+def scan_windows(
+    window: int, near: bool, t: Any, rate: Any, B: Any, C: Any, stride: int, steps: int, zero: Any, h: Any
+) -> Any:  # fmt: skip
+    """One state over a chunk with windows: t.y += C (h + look-ahead); returns the last h."""
+    whole = near and steps % window == 0
+    if whole and window == 4:
+        return scan_windows_of_4(t.step, rate, t.x, B, C, stride, steps, h, t.y)
+    if whole and window == 8:
+        return scan_windows_of_8(t.step, rate, t.x, B, C, stride, steps, h, t.y)
+    look_ahead(t.step, rate, near, t.x, B, stride, steps, window, zero, t.a, t.look)
+    return scan_state_looking(t.a, t.look, t.x, B, C, stride, steps, h, t.y)
+
+
+@jit
 def gate_steps(y: Any, z: Any, steps: int) -> None:
     """y *= SiLU(z)."""
     for at in range(0, steps * LANES, LANES):
@@ -184,8 +199,7 @@ def forward_chunk(
         h, rate = load(t.h, n * LANES), load(t.rates, n * LANES)
         B, C = pointer(p.B, at_B + n), pointer(p.C, at_B + n)
         if p.window > 1:
-            look_ahead(t.step, rate, near, t.x, B, stride_B, steps, p.window, zero, t.a, t.look)
-            h = scan_state_looking(t.a, t.look, t.x, B, C, stride_B, steps, h, t.y)
+            h = scan_windows(p.window, near, t, rate, B, C, stride_B, steps, zero, h)
         else:
             h = scan_state(t.step, rate, near, t.x, B, C, stride_B, steps, not p.local, h, t.y)
         store(t.h, n * LANES, h)
