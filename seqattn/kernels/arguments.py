@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Fail = Callable[[str], NoReturn]
@@ -43,13 +44,35 @@ def check_kind(name: str, tensor: Tensor, main_name: str, main: Tensor, alike: b
         fail(f"{name} is {tensor.dtype}, {main_name} {main.dtype}: {name} must be {expected}")
 
 
+def check_tensors(fail: Fail, **values: object) -> None:
+    """Every value is a tensor or None."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, Tensor):
+            fail(f"{name} is of type {type(value).__name__}: it must be a tensor")
+
+
+def refuse_forward_mode(operator: str, backend: str, *tensors: Tensor | None) -> None:
+    """Raise NotImplementedError where a derivative in forward mode is asked for: a kernel would give none, silently."""
+    if torch.compiler.is_compiling() or backend == "reference":
+        return
+    if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise NotImplementedError(
+            f"{operator}: backend {backend!r} has no derivatives in forward mode (torch.func.jvp): use "
+            'backend="reference"'
+        )
+
+
 def check_lengths(lengths: Tensor, main_name: str, main: Tensor, length: int, fail: Fail) -> None:
     """`lengths` is (batch,) integers in [0, length] on the device of `main` (batch, …).
 
     Values are read on a CPU only, and not while compiling: elsewhere that would stall, and the kernels clamp.
     """
+    check_tensors(fail, lengths=lengths)
     if lengths.shape != main.shape[:1] or lengths.dtype not in (torch.int64, torch.int32):
-        fail(f"lengths is {lengths.dtype} of shape {tuple(lengths.shape)}: it must be ({main.shape[0]},) integers")
+        fail(
+            f"lengths is {lengths.dtype} of shape {tuple(lengths.shape)}: it must be int64 or int32 of shape "
+            f"({main.shape[0]},)"
+        )
     if lengths.device != main.device:
         fail(f"lengths is on {lengths.device}, {main_name} on {main.device}: move them to one device")
     if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel():

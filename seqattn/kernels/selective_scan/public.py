@@ -1,12 +1,21 @@
 """What users call: the arguments are checked here, once for every backend."""
 
 import sys
+from numbers import Integral
 from typing import Literal, NoReturn, overload
 
 import torch
 from torch import Tensor
 
-from seqattn.kernels.arguments import check_float, check_kind, check_lengths, check_shape, load_backend
+from seqattn.kernels.arguments import (
+    check_float,
+    check_kind,
+    check_lengths,
+    check_shape,
+    check_tensors,
+    load_backend,
+    refuse_forward_mode,
+)
 from seqattn.kernels.backend import resolve_backend
 
 IMPLEMENTATIONS = {
@@ -15,6 +24,9 @@ IMPLEMENTATIONS = {
     "triton": ("seqattn.kernels.selective_scan.triton", "selective_scan_triton"),
     "mamba_ssm": ("seqattn.kernels.selective_scan.mamba_ssm", "selective_scan_mamba_ssm"),
 }
+
+LONGEST = 2**40
+"""No sequence is longer; larger windows would not fit an int64."""
 
 
 @overload
@@ -70,12 +82,16 @@ def selective_scan(
 
     Raises:
         ValueError: shapes, devices, dtypes, lengths, window or backend do not fit; the message names the argument.
+        NotImplementedError: a kernel is asked for a derivative in forward mode (`torch.func.jvp`).
     """
     _check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, window)
+    window = window if isinstance(window, torch.SymInt) else min(int(window), LONGEST)
     B, C = (tensor.unsqueeze(2) if tensor.ndim == 3 else tensor for tensor in (B, C))
     groups = max(B.shape[2], C.shape[2])
     B, C = B.expand(-1, -1, groups, -1), C.expand(-1, -1, groups, -1)
-    module, function = IMPLEMENTATIONS[resolve_backend(backend, u.device.type, tuple(IMPLEMENTATIONS))]
+    name = resolve_backend(backend, u.device.type, tuple(IMPLEMENTATIONS))
+    refuse_forward_mode("selective_scan", name, u, delta, A, B, C, D, z, delta_bias, initial_state)
+    module, function = IMPLEMENTATIONS[name]
     load_backend(module)
     scan = getattr(sys.modules[module], function)
     out, last, *_ = scan(u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, delta_softplus, window, reverse)
@@ -125,6 +141,7 @@ def _check_arguments(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, initial_state: Tensor | None, lengths: Tensor | None, window: int,
 ) -> None:  # fmt: skip
+    check_tensors(_fail, u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
     if u.ndim != 3:
         _fail(f"u has shape {tuple(u.shape)}: it must be (batch, length, channels)")
     check_float("u", u, _fail)
@@ -154,7 +171,7 @@ def _check_arguments(
     ):  # fmt: skip
         if optional is not None:
             check_kind(name, optional, "u", u, name in ("delta", "z"), _fail)
-    if isinstance(window, bool) or not isinstance(window, int | torch.SymInt) or window < 1:
+    if isinstance(window, bool) or not isinstance(window, Integral | torch.SymInt) or window < 1:
         _fail(f"window is {window}: it must be an integer of at least 1")
     if lengths is not None:
         check_lengths(lengths, "u", u, u.shape[1], _fail)

@@ -6,7 +6,15 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from seqattn.kernels.arguments import check_float, check_kind, check_lengths, check_shape, load_backend
+from seqattn.kernels.arguments import (
+    check_float,
+    check_kind,
+    check_lengths,
+    check_shape,
+    check_tensors,
+    load_backend,
+    refuse_forward_mode,
+)
 from seqattn.kernels.backend import resolve_backend
 
 IMPLEMENTATIONS = {
@@ -46,11 +54,14 @@ def time_attention(
 
     Raises:
         ValueError: shapes, devices, dtypes, lengths or backend do not fit; the message names the argument.
+        NotImplementedError: a kernel is asked for a derivative in forward mode (`torch.func.jvp`).
     """
     _check_arguments(query, key, values, mask)
     if lengths is not None:
         check_lengths(lengths, "key", key, key.shape[1], _fail)
-    module, function = IMPLEMENTATIONS[resolve_backend(backend, query.device.type, tuple(IMPLEMENTATIONS))]
+    name = resolve_backend(backend, query.device.type, tuple(IMPLEMENTATIONS))
+    refuse_forward_mode("time_attention", name, query, key, values)
+    module, function = IMPLEMENTATIONS[name]
     load_backend(module)
     attend = getattr(sys.modules[module], function)
     observed = mask.bool()
@@ -62,6 +73,7 @@ def time_attention(
 
 
 def _check_arguments(query: Tensor, key: Tensor, values: Tensor, mask: Tensor) -> None:
+    check_tensors(_fail, query=query, key=key, values=values, mask=mask)
     if query.ndim != 3 or query.shape[2] < 1:
         _fail(f"query has shape {tuple(query.shape)}: it must be (queries, heads, dim) with dim at least 1")
     check_float("query", query, _fail)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from loading import load
@@ -115,6 +116,37 @@ def test_window_must_be_a_positive_integer(backend, window):
 @pytest.mark.parametrize("backend", ["fast", "CPU", ""])
 def test_an_unknown_backend(backend):
     refuse(f"backend '{backend}' is unknown; choose one of auto, reference, cpu", backend)
+
+
+def test_numpy_integers_and_huge_windows():
+    tensors = Case(batch=2, length=7, channels=6, state=4).draw()
+    whole = selective_scan(**tensors, window=7)
+    for window in (np.int64(7), np.int32(8), 2**63):
+        torch.testing.assert_close(selective_scan(**tensors, window=window), whole)
+
+
+@pytest.mark.parametrize("name", ["u", "A", "B", "D", "initial_state"])
+def test_what_is_not_a_tensor_is_named(name):
+    refuse(f"^selective_scan: {name} is of type ndarray: it must be a tensor", **{name: np.zeros((2, 7, 6))})
+
+
+def test_lengths_that_are_a_list_or_int16():
+    refuse("^selective_scan: lengths is of type list: it must be a tensor", lengths=[3, 7])
+    refuse("lengths is torch.int16 .* int64 or int32", lengths=torch.tensor([3, 7], dtype=torch.int16))
+
+
+def test_forward_mode_is_refused_by_the_kernel_and_done_by_the_reference():
+    tensors = Case(batch=1, length=4, channels=2, state=2).draw()
+
+    def scan(u, backend):
+        return selective_scan(**tensors | {"u": u}, backend=backend).sum()
+
+    u, tangent = tensors["u"], torch.ones_like(tensors["u"])
+    with pytest.raises(NotImplementedError, match="backend 'cpu' has no derivatives in forward mode.*\"reference\""):
+        torch.func.jvp(lambda u: scan(u, "cpu"), (u,), (tangent,))
+    _, slope = torch.func.jvp(lambda u: scan(u, "reference"), (u,), (tangent,))
+    expected = torch.autograd.grad(scan(u.requires_grad_(), "cpu"), u)[0].sum()
+    torch.testing.assert_close(slope, expected)
 
 
 def test_lengths_may_be_int32():

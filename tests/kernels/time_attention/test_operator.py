@@ -135,6 +135,8 @@ def wrong(**changes):
         ({"lengths": torch.tensor([-1, 3])}, "lengths go from -1 to 3"),
         ({"lengths": torch.tensor([9.0, 9.0])}, "lengths is torch.float32"),
         ({"lengths": torch.tensor([9])}, "lengths is torch.int64"),
+        ({"lengths": [9, 9]}, "lengths is of type list: it must be a tensor"),
+        ({"mask": lambda m: m.numpy()}, "mask is of type ndarray: it must be a tensor"),
         ({"backend": "cuda"}, "backend 'cuda' is unknown"),
         ({"backend": "mamba_ssm"}, "does not exist for this operator"),
     ],
@@ -142,3 +144,17 @@ def wrong(**changes):
 def test_wrong_arguments_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         time_attention(**wrong(**changes))
+
+
+def test_forward_mode_is_refused_by_the_kernel_and_done_by_the_reference():
+    tensors = CASES["near"].draw()
+    values, tangent = tensors.pop("values"), torch.ones_like(CASES["near"].draw()["values"])
+
+    def attend(values, backend):
+        return time_attention(values=values, **tensors, backend=backend).sum()
+
+    with pytest.raises(NotImplementedError, match="backend 'cpu' has no derivatives in forward mode"):
+        torch.func.jvp(lambda values: attend(values, "cpu"), (values,), (tangent,))
+    _, slope = torch.func.jvp(lambda values: attend(values, "reference"), (values,), (tangent,))
+    expected = torch.autograd.grad(attend(values.requires_grad_(), "cpu"), values)[0].sum()
+    torch.testing.assert_close(slope, expected)
