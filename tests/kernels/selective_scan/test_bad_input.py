@@ -142,7 +142,7 @@ def test_forward_mode_is_refused_by_the_kernel_and_done_by_the_reference():
         return selective_scan(**tensors | {"u": u}, backend=backend).sum()
 
     u, tangent = tensors["u"], torch.ones_like(tensors["u"])
-    with pytest.raises(NotImplementedError, match="backend 'cpu' has no derivatives in forward mode.*\"reference\""):
+    with pytest.raises(NotImplementedError, match="has no derivatives in forward mode"):
         torch.func.jvp(lambda u: scan(u, "cpu"), (u,), (tangent,))
     _, slope = torch.func.jvp(lambda u: scan(u, "reference"), (u,), (tangent,))
     expected = torch.autograd.grad(scan(u.requires_grad_(), "cpu"), u)[0].sum()
