@@ -54,13 +54,14 @@ class WaveletGate(nn.Module):
         if self.causal:
             return self.after(x.new_zeros(x.shape[0], self.reach, x.shape[2]), x)
         # a level's blocks begin at even tokens: no other gain is read unless they are averaged or resampled
-        stride = 2 if self.align == "first" else 1
-        before = (self.reach + 1) // 2
-        # one token more than needed: torch.export sets an axis of 1 apart, which two tokens would give
-        gains = self._gains(self._convolve(F.pad(x, (0, 0, before, self.reach - before + stride - 1)), stride))
+        stride, length, before = 2 if self.align == "first" else 1, x.shape[1], (self.reach + 1) // 2
+        # one token more than needed: torch.export sets an axis of 1 apart, which two tokens would give, and a
+        # convolution may not be without output
+        u = self._convolve(F.pad(x, (0, 0, before, self.reach - before + 1)), stride)
         if self.align == "first":
-            return gains.index_select(1, torch.arange(x.shape[1], device=x.device) // 2)
-        ends = torch.full_like(x[:, 0, 0], x.shape[1], dtype=torch.int64) if lengths is None else lengths
+            return self._gains(u).index_select(1, torch.arange(length, device=x.device) // 2)
+        gains = self._gains(u[:, :length])
+        ends = x.new_full(x.shape[:1], length, dtype=torch.int64) if lengths is None else lengths
         place = self._averaged if self.align == "mean" else self._stretched
         return torch.stack([place(gains[..., band], band, ends) for band in range(self.levels + 1)], dim=-1)
 
@@ -85,7 +86,9 @@ class WaveletGate(nn.Module):
 
     def _averaged(self, gain: Tensor, band: int, ends: Tensor) -> Tensor:
         """At every token the mean gain over the valid tokens of its block."""
-        block, length = 2 ** min(band + 1, self.levels), gain.shape[1]
+        length = gain.shape[1]
+        # no more than one block, which may have no tokens
+        block = torch.sym_min(2 ** min(band + 1, self.levels), torch.sym_max(length, 1))
         valid = length_mask(ends, length).to(gain.dtype)
         sums, counts = (
             F.pad(rows, (0, -length % block)).unflatten(1, (-1, block)).sum(-1) for rows in (gain * valid, valid)

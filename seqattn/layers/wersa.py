@@ -3,7 +3,8 @@
 import math
 import warnings
 from functools import partial
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 from seqattn.errors import SeqattnError, nearest
 from seqattn.kernels import wersa_attention, wersa_attention_step
+from seqattn.kernels.arguments import check_lengths
+from seqattn.kernels.wersa.public import MAX_LEVELS
 from seqattn.layers.masking import length_mask
 from seqattn.layers.wavelet_gate import Align, WaveletGate
 
@@ -25,11 +28,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "softmax": {
         "levels": 4, "num_features": 256, "feature_map": "exp", "tie_features": True, "orthogonal": True,
-        "qk_act": "none", "gate_align": "first", "out_norm": False, "learn_bandwidth": None,
+        "qk_act": None, "gate_align": "first", "out_norm": False, "learn_bandwidth": None,
     },
 }  # fmt: skip
 CHOICES = {
-    "feature_map": ("relu", "exp"), "qk_act": ("gelu", "none"), "gate": ("token", "global"),
+    "feature_map": ("relu", "exp"), "qk_act": ("gelu", None), "gate": ("token", "global"),
     "gate_align": ("first", "mean", "stretch"), "preset": tuple(PRESETS),
 }  # fmt: skip
 
@@ -40,15 +43,17 @@ class WersaAttention(nn.Module):
     The presets: "default", ReLU features with one random matrix for queries and keys, whose limit for many features is
     attention with the arc-cosine kernel; "port", the only released module, with independent matrices, whose limit does
     not depend on content; "softmax", positive exponential features of orthogonal directions, whose limit is softmax
-    attention with scale 1 / bandwidth² over the filtered queries and keys. Options left at None are the preset's.
+    attention with scale 1 / bandwidth² over the filtered queries and keys. Options left at None are the preset's, and
+    qk_act, for which None means something, where it is left at "preset".
 
     Args:
         embed_dim: channels. num_heads: must divide embed_dim.
-        levels: of the Haar filter, which mixes tokens within blocks of 2^levels: 4, "port" 2.
+        levels: of the Haar filter, which mixes tokens within blocks of 2^levels: 4, "port" 2; at most 40. Once per
+            layer there is a warning where 2^levels is more than the length.
         num_features: 128, "port" 1024, "softmax" 256.
         feature_map: "relu" or "exp". tie_features: one random matrix for queries and keys.
         orthogonal: random directions in orthogonal blocks.
-        qk_act: "gelu" or "none", on queries and keys.
+        qk_act: on queries and keys, "gelu", or None for no activation; that of the preset "softmax" is None.
         gate: gains of the filter per "token" or "global", one set per sequence. gate_kernel, gate_align,
             gate_dropout: see `WaveletGate`.
         causal: every token sees itself and earlier ones only.
@@ -70,7 +75,7 @@ class WersaAttention(nn.Module):
     def __init__(
         self, embed_dim: int, num_heads: int, *, levels: int | None = None, num_features: int | None = None,
         feature_map: Literal["relu", "exp"] | None = None, tie_features: bool | None = None,
-        orthogonal: bool | None = None, qk_act: Literal["gelu", "none"] | None = None,
+        orthogonal: bool | None = None, qk_act: Literal["gelu", "preset"] | None = "preset",
         gate: Literal["token", "global"] = "token", gate_kernel: int = 33, gate_align: Align | None = None,
         causal: bool = False, out_norm: bool | None = None, learn_bandwidth: bool | None = None, eps: float = 1e-6,
         gate_dropout: float = 0.1, bias: bool = True, seed: int = 0, preset: str | None = None,
@@ -78,10 +83,10 @@ class WersaAttention(nn.Module):
         super().__init__()
         given = {
             "levels": levels, "num_features": num_features, "feature_map": feature_map, "tie_features": tie_features,
-            "orthogonal": orthogonal, "qk_act": qk_act, "gate_align": gate_align, "out_norm": out_norm,
+            "orthogonal": orthogonal, "gate_align": gate_align, "out_norm": out_norm,
             "learn_bandwidth": learn_bandwidth,
         }  # fmt: skip
-        options = _options("default" if preset is None else preset, given)
+        options = _options("default" if preset is None else preset, given, qk_act)
         _check(options | {"embed_dim": embed_dim, "num_heads": num_heads, "gate": gate, "gate_kernel": gate_kernel})
         if causal and gate == "global":
             raise SeqattnError(
@@ -90,7 +95,7 @@ class WersaAttention(nn.Module):
             )
         self.embed_dim, self.num_heads, self.causal, self.eps = embed_dim, num_heads, causal, eps
         self.warned = False  # of levels beyond the length
-        self.levels, self.feature_map, self.qk_act = options["levels"], options["feature_map"], options["qk_act"]
+        self.levels, self.feature_map, self.qk_act = int(options["levels"]), options["feature_map"], options["qk_act"]
         head_dim, exponential = embed_dim // num_heads, self.feature_map == "exp"
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
             nn.Linear(embed_dim, embed_dim, bias=bias) for _ in range(4)
@@ -121,11 +126,13 @@ class WersaAttention(nn.Module):
         one of both is given. reverse: run causal attention from every sequence's end to its beginning.
 
         Raises:
-            ValueError: a shape does not fit, both are given, or padding stands before or between valid tokens.
+            ValueError: a shape or lengths do not fit, both are given, or padding stands before or between valid tokens.
         """
         self._check_input(x)
         if valid_mask is not None:
             lengths = _lengths_of(valid_mask, lengths, x.shape[:2])
+        elif lengths is not None:
+            check_lengths(lengths, "x", x, x.shape[1], _fail)
         self._warn_of_levels(x.shape[1])
         order = _reversed(lengths, x) if reverse and self.causal else None
         x = x if order is None else x.gather(1, order.expand_as(x))
@@ -144,13 +151,14 @@ class WersaAttention(nn.Module):
     def step(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The next token, (batch, embed_dim), or tokens, (batch, tokens, embed_dim), of a causal stream.
 
-        state: as the previous call returned it, None at the start: plain tensors of a size that does not grow.
+        state: as the previous call returned it, None at the start: plain tensors, of a size that does not grow any
+            more once 2^levels tokens have passed.
 
         Returns:
             what `forward` gives at these tokens, in the shape of x, and the new state.
 
         Raises:
-            SeqattnError: the layer is not causal. ValueError: x or state does not fit.
+            SeqattnError: the layer is not causal. ValueError: x does not fit, or state is of a layer of other options.
         """
         if not self.causal:
             raise SeqattnError("WersaAttention: only a causal layer can stream: build it with causal=True")
@@ -159,10 +167,12 @@ class WersaAttention(nn.Module):
         tail = tokens.new_zeros(tokens.shape[0], self.gate.reach, tokens.shape[2])
         before = None
         if state is not None:
+            if "tail" not in state:
+                _fail("the state has no tail: give what step returned, or None to start anew")
             if state["tail"].shape != tail.shape:
-                raise ValueError(
-                    f"WersaAttention: tail of the state has shape {tuple(state['tail'].shape)}: it must be "
-                    f"{tuple(tail.shape)} beside this input"
+                _fail(
+                    f"tail of the state has shape {tuple(state['tail'].shape)}: it must be {tuple(tail.shape)} beside "
+                    "this input"
                 )
             tail, before = state["tail"], {name: tensor for name, tensor in state.items() if name != "tail"}
         q, k, v = self._heads(tokens)
@@ -194,16 +204,14 @@ class WersaAttention(nn.Module):
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:
-            raise ValueError(
-                f"WersaAttention: x has shape {tuple(x.shape)}: it must be (batch, length, {self.embed_dim})"
-            )
+            _fail(f"x has shape {tuple(x.shape)}: it must be (batch, length, {self.embed_dim})")
 
     def _warn_of_levels(self, length: int) -> None:
-        if not torch.compiler.is_compiling() and not self.warned and 2**self.levels > 4 * length > 0:
+        if not torch.compiler.is_compiling() and not self.warned and 2**self.levels > length > 0:
             self.warned = True
             warnings.warn(
                 f"WersaAttention: {self.levels} levels span {2**self.levels} tokens, the input has {length}: the "
-                "coarsest levels only scale the mean; use fewer",
+                "coarsest blocks are filled up with zeros; use fewer levels",
                 stacklevel=3,
             )
 
@@ -221,20 +229,25 @@ def random_directions(dim: int, features: int, orthogonal: bool, generator: torc
     return torch.cat(blocks, dim=1)[:, :features] * draw(dim, features).norm(dim=0)
 
 
-def _options(preset: str, given: dict[str, Any]) -> dict[str, Any]:
+def _options(preset: str, given: dict[str, Any], qk_act: str | None) -> dict[str, Any]:
     if preset not in PRESETS:
         advice = nearest(preset, PRESETS) or f"; choose one of {', '.join(PRESETS)}"
         raise SeqattnError(f"WersaAttention: there is no preset {preset!r}{advice}")
-    return PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
+    options = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
+    return options if qk_act == "preset" else options | {"qk_act": qk_act}
 
 
 def _check(options: dict[str, Any]) -> None:
     for name in ("embed_dim", "num_heads", "levels", "num_features", "gate_kernel"):
-        if options[name] < 1:
-            raise SeqattnError(f"WersaAttention: {name} is {options[name]}: it must be at least 1")
+        value = options[name]
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise SeqattnError(f"WersaAttention: {name} is {value}: it must be an integer of at least 1")
+    if options["levels"] > MAX_LEVELS:
+        raise SeqattnError(f"WersaAttention: levels is {options['levels']}: it must be at most {MAX_LEVELS}")
     for name, choices in CHOICES.items():
         if name in options and options[name] not in choices:
-            raise SeqattnError(f"WersaAttention: {name} is {options[name]!r}: it must be one of {', '.join(choices)}")
+            listed = ", ".join(map(str, choices))
+            raise SeqattnError(f"WersaAttention: {name} is {options[name]!r}: it must be one of {listed}")
     if options["embed_dim"] % options["num_heads"]:
         raise SeqattnError(
             f"WersaAttention: {options['num_heads']} heads do not divide embed_dim={options['embed_dim']}: change one "
@@ -244,18 +257,16 @@ def _check(options: dict[str, Any]) -> None:
 
 def _lengths_of(valid_mask: Tensor, lengths: Tensor | None, shape: torch.Size) -> Tensor:
     if lengths is not None:
-        raise ValueError("WersaAttention: valid_mask and lengths are given: give one of them")
+        _fail("valid_mask and lengths are given: give one of them")
     if valid_mask.shape != shape or valid_mask.dtype != torch.bool:
-        raise ValueError(
-            f"WersaAttention: valid_mask is {valid_mask.dtype} of shape {tuple(valid_mask.shape)}: it must be "
-            f"{tuple(shape)} booleans"
-        )
+        found = f"{valid_mask.dtype} of shape {tuple(valid_mask.shape)}"
+        _fail(f"valid_mask is {found}: it must be {tuple(shape)} booleans")
     lengths = valid_mask.sum(1)
     # reading the mask back cannot be traced
     if not torch.compiler.is_compiling() and not torch.equal(length_mask(lengths, valid_mask.shape[1]), valid_mask):
-        raise ValueError(
-            "WersaAttention: valid_mask has padding before or between valid tokens, which would shift the wavelet "
-            "blocks: move each sequence's valid tokens to the front and its padding to the end"
+        _fail(
+            "valid_mask has padding before or between valid tokens, which would shift the wavelet blocks: move each "
+            "sequence's valid tokens to the front and its padding to the end"
         )
     return lengths
 
@@ -266,3 +277,7 @@ def _reversed(lengths: Tensor | None, x: Tensor) -> Tensor:
     ends = torch.full_like(steps[:, :1], x.shape[1]) if lengths is None else lengths[:, None]
     mirrored = torch.where(steps < ends, ends - 1 - steps, steps)
     return mirrored.expand(x.shape[0], -1)[..., None]
+
+
+def _fail(message: str) -> NoReturn:
+    raise ValueError(f"WersaAttention: {message}")

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch.export import Dim
@@ -210,6 +211,9 @@ def test_compiles_whole_and_exports_with_any_length(options):
         ({"levels": 0}, "levels is 0"),
         ({"num_features": 0}, "num_features is 0"),
         ({"gate_kernel": 0}, "gate_kernel is 0"),
+        ({"levels": 1.5}, "levels is 1.5: it must be an integer"),
+        ({"levels": 41}, "levels is 41: it must be at most 40"),
+        ({"qk_act": "none"}, "qk_act is 'none': it must be one of gelu, None"),
         ({"preset": "sofmax"}, "softmax"),
         ({"feature_map": "elu"}, "feature_map is 'elu'"),
         ({"gate": "none"}, "gate is 'none'"),
@@ -249,21 +253,71 @@ def test_inputs_of_another_shape_are_named():
         layer.step(torch.zeros(3, 8, dtype=torch.float64), state)
 
 
-@pytest.mark.parametrize("options", [{}, {"gate": "global"}, {"causal": True}], ids=["token", "global", "causal"])
+@every_variant
+@pytest.mark.filterwarnings("ignore:.*levels span:UserWarning")
 def test_nothing_in_nothing_out(options):
     for shape in ((2, 0, 8), (0, 5, 8)):
-        assert tiny(**options)(torch.zeros(shape, dtype=torch.float64)).shape == shape
+        layer, x = tiny(**options), torch.zeros(shape, dtype=torch.float64)
+        assert layer(x).shape == shape
+        assert layer(x, lengths=torch.zeros(shape[0], dtype=torch.int64)).shape == shape
+        layer(x).sum().backward()
+        if layer.causal:
+            assert layer.step(x)[0].shape == shape
 
 
-def test_levels_far_beyond_the_length_are_warned_of_and_work():
-    layer, x = tiny(levels=12), torch.randn(1, 9, 8, dtype=torch.float64)
-    with pytest.warns(UserWarning, match="12 levels span 4096 tokens, the input has 9"):
+@every_variant
+def test_wrong_lengths_are_named(options):
+    layer, x = tiny(**options), torch.zeros(2, 9, 8, dtype=torch.float64)
+    for lengths, message in (
+        ([9, 9], "lengths is of type list: it must be a tensor"),
+        (torch.tensor([9, 10]), r"lengths go from 9 to 10: they must lie in \[0, 9\]"),
+        (torch.tensor([-1, 9]), "lengths go from -1 to 9"),
+        (torch.tensor([9]), r"lengths is torch.int64 of shape \(1,\): it must be .*\(2,\)"),
+        (torch.tensor([9.0, 9.0]), "lengths is torch.float32"),
+    ):
+        with pytest.raises(ValueError, match="WersaAttention: " + message):
+            layer(x, lengths=lengths)
+
+
+@pytest.mark.parametrize("levels", [4, 30, np.int64(40)])
+@pytest.mark.parametrize("options", [{}, {"gate_align": "mean"}, {"preset": "port"}, {"causal": True}])
+def test_levels_beyond_the_length_are_warned_of_and_work(levels, options):
+    layer, x = tiny(levels=levels, **options), torch.randn(1, 9, 8, dtype=torch.float64)
+    with pytest.warns(UserWarning, match=rf"{levels} levels span {2 ** int(levels)} tokens, the input has 9"):
         out = layer(x)
-    assert out.isfinite().all()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        layer(x[:, :8])  # once is enough
+        with use_backend("reference"):
+            torch.testing.assert_close(layer(x), out, rtol=1e-9, atol=1e-11)  # once is enough
         tiny(levels=3)(x)
+        if layer.causal:
+            torch.testing.assert_close(layer.step(x)[0], out, rtol=1e-9, atol=1e-11)
+
+
+def test_no_activation_is_not_that_of_the_preset():
+    x = torch.randn(2, 9, 8, dtype=torch.float64)
+    for preset, qk_act in (("default", "gelu"), ("port", "gelu"), ("softmax", None)):
+        layer, same, other = (
+            tiny(preset=preset, out_norm=False, **given)
+            for given in ({}, {"qk_act": qk_act}, {"qk_act": None if qk_act else "gelu"})
+        )
+        assert torch.equal(layer(x), same(x))
+        assert not torch.allclose(layer(x), other(x))
+
+
+def test_a_state_of_another_layer_is_refused():
+    x = torch.zeros(2, 8, dtype=torch.float64)
+    _, state = tiny(causal=True).step(x)
+    for options, message in (
+        ({"levels": 2}, "made with 3 levels, not 2"),
+        ({"num_features": 8}, "sums of the state"),
+        ({"preset": "softmax"}, "log_max of the state"),
+        ({"gate_kernel": 5}, "tail of the state"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny(causal=True, **options).step(x, state)
+    with pytest.raises(ValueError, match="the state has no tail"):
+        tiny(causal=True).step(x, {})
 
 
 def test_only_a_causal_layer_streams():

@@ -26,7 +26,7 @@ def forward(
     batch, heads, length, value_dim = v.shape
     dtype = torch.promote_types(q.dtype, torch.float32)
     maxima = 0 if feature_map == "relu" else length if causal else 1
-    out, normaliser = torch.empty(v.shape, dtype=v.dtype), torch.empty(v.shape[:3], dtype=dtype)
+    out, normaliser = torch.empty(v.shape, dtype=dtype), torch.empty(v.shape[:3], dtype=dtype)
     sums = torch.empty(batch, heads, proj_q.shape[1], value_dim + 1, dtype=dtype)
     log_max = torch.empty(batch, heads, maxima, dtype=dtype)
     attend = cpu_causal.forward if causal else cpu_bidirectional.forward

@@ -27,7 +27,7 @@ class Filter:
         self.ends, self.shape, self.causal = ends, gains.shape, causal
         levels = gains.shape[-1] - 1
         gains = gains.to(dtype) if gains.ndim == 3 else gains.to(dtype)[:, None].expand(-1, length, -1)
-        self.folding = None if causal else _folding(levels, length, dtype)
+        self.folding = _folding(levels, length, dtype)
         self.gains = (gains if self.folding is None else gains @ self.folding).contiguous()
         self.received = torch.zeros_like(self.gains)
         self.levels = self.gains.shape[-1] - 1
@@ -64,7 +64,7 @@ class Filter:
 def _folding(levels: int, length: int, dtype: torch.dtype) -> Tensor | None:
     """(levels + 1, reached + 1), or None: how levels whose one block outgrows the sequence act on its approximation.
 
-    With nothing but zeros behind the sequence, each of them halves the mean and has it for a detail too.
+    With nothing but zeros behind the sequence, and before it, each of them halves the mean and has it for a detail too.
     """
     reached = min(levels, max(1, (length - 1).bit_length()))
     if reached == levels:

@@ -17,7 +17,8 @@ def register_wersa(name: str, forward: Forward, backward: Backward) -> Any:
         forward: takes the arguments of `wersa_attention_reference`, of any strides, and returns, contiguous, out; the
             sum of each query's weights, (batch, heads, length), before eps; Σ phi(k) [v, 1]ᵀ over all tokens, (batch,
             heads, features, value_dim + 1); and what the exponents of keys are relative to: (batch, heads, 1), of
-            causal attention (batch, heads, length), of "relu" (batch, heads, 0). All but out are float32 or float64.
+            causal attention (batch, heads, length), of "relu" (batch, heads, 0). All are float32, or float64 for
+            float64, out too: gradients of q and k are small differences, which a rounded out would drown.
         backward: from the gradient of out, the arguments of the forward pass, its results and whether gradients of
             the projections are wanted to the gradients of q, k, v, gains, proj_q, proj_k, bandwidth, in the shapes
             and dtypes of these; empty tensors for what was None or is not wanted.
@@ -36,7 +37,7 @@ def register_wersa(name: str, forward: Forward, backward: Backward) -> Any:
         maxima = 0 if feature_map == "relu" else length if causal else 1
         kind = q.new_empty(0, dtype=torch.promote_types(q.dtype, torch.float32))
         return (
-            q.new_empty(v.shape), kind.new_empty(batch, heads, length),
+            kind.new_empty(v.shape), kind.new_empty(batch, heads, length),
             kind.new_empty(batch, heads, proj.shape[1], value_dim + 1), kind.new_empty(batch, heads, maxima),
         )  # fmt: skip
 

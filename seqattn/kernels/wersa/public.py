@@ -1,16 +1,27 @@
 """What users call: the arguments are checked here, once for every backend."""
 
 import sys
+from numbers import Integral
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from seqattn.kernels.arguments import check_float, check_kind, check_lengths, check_shape, load_backend
+from seqattn.kernels.arguments import (
+    check_float,
+    check_kind,
+    check_lengths,
+    check_shape,
+    check_tensors,
+    load_backend,
+    refuse_forward_mode,
+)
 from seqattn.kernels.backend import resolve_backend
 from seqattn.kernels.wersa.step import wersa_step
 
 FEATURE_MAPS = ("relu", "exp")
+MAX_LEVELS = 40
+"""More than any sequence needs; strides of 2^levels rows still are int64."""
 IMPLEMENTATIONS = {
     "reference": ("seqattn.kernels.wersa.reference", "wersa_attention_reference"),
     "cpu": ("seqattn.kernels.wersa.cpu", "wersa_attention_cpu"),
@@ -41,7 +52,8 @@ def wersa_attention(
             finest first, then the approximation. Coefficient j of level l takes the gain of token j 2^l, the first of
             the block it covers.
         proj_q, proj_k: R of queries and keys, (dim, features); proj_k None means one for both.
-        levels: of the filter, at least 1; it mixes tokens within aligned blocks of 2^levels.
+        levels: of the filter, 1 to 40; it mixes tokens within aligned blocks of 2^levels. Levels beyond the length
+            cost next to nothing, and only scale the mean.
         bandwidth: b, a positive scalar tensor; None means 1. With "relu" it cancels up to eps.
         causal: attend to tokens up to one's own, and filter with the undecimated transform of the last 2^l tokens,
             with gains of every token.
@@ -50,8 +62,8 @@ def wersa_attention(
         backend: "auto", "reference", "cpu" or "triton"; see `seqattn.kernels.use_backend`.
 
     gains, proj_q, proj_k and bandwidth are of q's dtype or float32 (float64 beside float64 only). Arithmetic is in
-    float64 for float64 and in float32 otherwise. Differentiable in every floating argument. NaN stays in its own
-    sequence and head.
+    float64 for float64 and in float32 otherwise. Differentiable in every floating argument, in forward mode by the
+    reference only. NaN stays in its own sequence and head.
 
     Returns:
         (batch, heads, length, value_dim) in q's dtype.
@@ -59,16 +71,21 @@ def wersa_attention(
     Raises:
         ValueError: shapes, devices, dtypes, lengths, levels or backend do not fit, or gains of whole sequences are
             given with `causal`; the message names the argument.
+        NotImplementedError: a kernel is asked for a derivative in forward mode (`torch.func.jvp`).
     """
     _check_arguments(q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, causal)
     if lengths is not None:
         check_lengths(lengths, "q", q, q.shape[2], _fail)
-    module, function = IMPLEMENTATIONS[resolve_backend(backend, q.device.type, tuple(IMPLEMENTATIONS))]
+    name = resolve_backend(backend, q.device.type, tuple(IMPLEMENTATIONS))
+    refuse_forward_mode("wersa_attention", name, q, k, v, gains, proj_q, proj_k, bandwidth)
+    module, function = IMPLEMENTATIONS[name]
     load_backend(module)
     attend = getattr(sys.modules[module], function)
     with torch.autocast(q.device.type, enabled=False):  # which would compute products of float32 in half precision
-        out, *_ = attend(q, k, v, gains, proj_q, proj_k, bandwidth, lengths, levels, feature_map, causal, float(eps))
-    return out
+        out, *_ = attend(
+            q, k, v, gains, proj_q, proj_k, bandwidth, lengths, int(levels), feature_map, causal, float(eps)
+        )
+    return out.to(q.dtype)
 
 
 def wersa_attention_step(
@@ -79,28 +96,33 @@ def wersa_attention_step(
     """The next tokens of a causal stream: (out, new state), what `wersa_attention(causal=True)` gives there.
 
     Args:
-        state: as the previous call returned it, None at the start: plain tensors, to keep, save and resume from.
-            Its size does not grow: per head features · (value_dim + 1) sums, and the last 2^levels - 1 rows of q and k.
-        q, k, v: (batch, heads, tokens, dim), one token or some. gains: (batch, tokens, levels + 1).
+        state: as the previous call returned it, None at the start: plain tensors, to keep, save and resume from; per
+            head features · (value_dim + 1) sums, and the last 2^levels - 1 rows of q and k, or as many as there were.
+        q, k, v: (batch, heads, tokens, dim), any number of tokens. gains: (batch, tokens, levels + 1).
         Others: as in `wersa_attention`.
 
     Raises:
-        ValueError: as `wersa_attention`.
+        ValueError: as `wersa_attention`, or the state was made by a call with other shapes, levels or feature_map.
     """
     _check_arguments(q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, causal=True)
     with torch.autocast(q.device.type, enabled=False):
-        return wersa_step(state, q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, float(eps))
+        return wersa_step(state, q, k, v, gains, proj_q, proj_k, bandwidth, int(levels), feature_map, float(eps))
 
 
 def _check_arguments(
     q: Tensor, k: Tensor, v: Tensor, gains: Tensor, proj_q: Tensor, proj_k: Tensor | None, bandwidth: Tensor | None,
     levels: int, feature_map: str, causal: bool,
 ) -> None:  # fmt: skip
+    named = {
+        "q": q, "k": k, "v": v, "gains": gains, "proj_q": proj_q, "proj_k": proj_k, "bandwidth": bandwidth
+    }  # fmt: skip
+    given = {name: tensor for name, tensor in named.items() if tensor is not None}
+    check_tensors(_fail, **given)
     if q.ndim != 4:
         _fail(f"q has shape {tuple(q.shape)}: it must be (batch, heads, length, dim)")
     check_float("q", q, _fail)
-    if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
-        _fail(f"levels is {levels}: it must be an integer of at least 1")
+    if isinstance(levels, bool) or not isinstance(levels, Integral) or not 1 <= levels <= MAX_LEVELS:
+        _fail(f"levels is {levels}: it must be an integer from 1 to {MAX_LEVELS}")
     if feature_map not in FEATURE_MAPS:
         _fail(f"feature_map is {feature_map!r}: it must be one of {', '.join(FEATURE_MAPS)}")
     batch, _, length, dim = q.shape
@@ -121,11 +143,8 @@ def _check_arguments(
         check_shape("proj_k", proj_k, proj_q.shape, "q and levels", _fail)
     if bandwidth is not None:
         check_shape("bandwidth", bandwidth, (), "q and levels", _fail)
-    for name, tensor in (
-        ("k", k), ("v", v), ("gains", gains), ("proj_q", proj_q), ("proj_k", proj_k), ("bandwidth", bandwidth)
-    ):  # fmt: skip
-        if tensor is not None:
-            check_kind(name, tensor, "q", q, name in ("k", "v"), _fail)
+    for name, tensor in given.items():
+        check_kind(name, tensor, "q", q, name in ("q", "k", "v"), _fail)
 
 
 def _fail(message: str) -> NoReturn:

@@ -32,7 +32,7 @@ def forward(
             sums = p.sums(keys).sum(0)
             rows, normaliser = p.read(queries, sums)
     out = rows / p.weight(normaliser).where(p.valid, 1)[..., None]
-    return p.blank(out.to(v.dtype)), normaliser, sums, _kept_maxima(keys, causal)
+    return p.blank(out), normaliser, sums, _kept_maxima(keys, causal)
 
 
 def backward(
@@ -96,11 +96,11 @@ def _kept_maxima(keys: Side, causal: bool) -> Tensor:
 
 def _summed_gradient(p: Problem, grad_out: Tensor, out: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of summed values and of the summed weights, as what queries carry."""
-    rows = p.blank(grad_out.to(p.acc) / p.weight(normaliser).where(p.valid, 1)[..., None])
+    rows = p.blank(grad_out / p.weight(normaliser).where(p.valid, 1)[..., None]).to(p.kind)
     last = -(rows * out).sum(-1)
     if p.exponential:
         last = last.masked_fill(normaliser < TINY, 0)
-    return rows.to(p.kind), p.blank(last)
+    return rows, p.blank(last)
 
 
 def _backward(p: Problem, queries: Side, keys: Side, sums: Tensor, wants_proj: bool) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from seqattn.kernels.wersa.triton_features import (
     store_gradient,
     store_rows,
 )
-from seqattn.kernels.wersa.triton_filter import load_tile
+from seqattn.kernels.wersa.triton_filter import load_tile, multiply, multiply_sums
 
 
 @triton.jit
@@ -61,8 +61,10 @@ def causal_kernel(
         other = load_tile(p_other, i_row, o_t, length, dim, BD)
         own_ref = load_ref(p_own_ref, i_row, o_t, m_t, length, EXP, ACC)
         other_ref = load_ref(p_other_ref, i_row, o_t, m_t, length, EXP, ACC)
-        phi = features_of(own, own_proj, own_ref, m_t, i_m, features, p_b, log_count, EXP, REVERSE, ACC, BM)
-        read = features_of(other, other_proj, other_ref, m_t, i_m, features, p_b, log_count, EXP, not REVERSE, ACC, BM)
+        phi = features_of(own, own_proj, own_ref, m_t, i_m, features, p_b, log_count, EXP, REVERSE, KIND, ACC, BM)
+        read = features_of(
+            other, other_proj, other_ref, m_t, i_m, features, p_b, log_count, EXP, not REVERSE, KIND, ACC, BM
+        )
         rows = load_tile(p_rows, i_row, o_t, length, values, BV).to(KIND)
         last = tl.load(p_last + i_row * length + o_t, mask=m_t, other=0).to(ACC)
         tile_nu = load_ref(p_nu, i_row, o_t, m_t, length, EXP, ACC)
@@ -71,21 +73,22 @@ def causal_kernel(
         if GRADIENT:
             own_rows = load_tile(p_own_rows, i_row, o_t, length, values, BV).to(KIND)
             own_last = tl.load(p_own_last + i_row * length + o_t, mask=m_t, other=0).to(ACC)
-            weights = tl.dot(own_rows, tl.trans(rows), input_precision="ieee", out_dtype=ACC)
+            weights = multiply(own_rows, tl.trans(rows), ACC)
             weights = (weights + own_last[:, None] * last[None, :]) * within
-            of_phi = tl.dot(own_rows, tl.trans(state).to(KIND), input_precision="ieee", out_dtype=ACC)
+            of_phi = multiply_sums(own_rows, tl.trans(state), KIND, ACC)
             of_phi = (of_phi + own_last[:, None] * total[None, :]) * entering[:, None]
-            of_phi += tl.dot(weights.to(KIND), read.to(KIND), input_precision="ieee", out_dtype=ACC)
+            of_phi += multiply(weights.to(KIND), read.to(KIND), ACC)
             before = before_map(phi, of_phi, EXP)
-            grad = tl.dot(before.to(KIND), tl.trans(own_proj).to(KIND), input_precision="ieee", out_dtype=ACC)
+            grad = multiply(before.to(KIND), tl.trans(own_proj).to(KIND), ACC)
             norms = tl.sum(before, 1)
             store_gradient(p_out, p_out_last, i_out, o_t, own, grad, norms, length, dim, p_b, EXP, REVERSE, ACC, BD)
             if PROJ:
-                proj_grad += tl.dot(tl.trans(own).to(KIND), before.to(KIND), input_precision="ieee", out_dtype=ACC)
+                proj_grad += multiply(tl.trans(own).to(KIND), before.to(KIND), ACC)
         else:
-            weights = tl.dot(phi.to(KIND), tl.trans(read).to(KIND), input_precision="ieee", out_dtype=ACC) * within
-            out = tl.dot(phi.to(KIND), state.to(KIND), input_precision="ieee", out_dtype=ACC) * entering[:, None]
-            out += tl.dot(weights.to(KIND), rows, input_precision="ieee", out_dtype=ACC)
+            weights = multiply(phi.to(KIND), tl.trans(read).to(KIND), ACC) * within
+            weights = weights.to(KIND).to(ACC)  # alike for values and for their sum
+            out = multiply_sums(phi.to(KIND), state, KIND, ACC) * entering[:, None]
+            out += multiply(weights.to(KIND), rows, ACC)
             out_last = tl.sum(phi * total[None, :], 1) * entering + tl.sum(weights * last[None, :], 1)
             store_rows(p_out, p_out_last, i_out, o_t, out, out_last, length, values, BV)
         if EXP:  # the sums move to ν at the tile's last token
@@ -93,8 +96,8 @@ def causal_kernel(
             leaving = tl.where(leaving == float("-inf"), nu, leaving)
             moved = tl.exp(nu - leaving)
             state, total, nu = state * moved, total * moved, leaving
-            read = read * tl.exp(tl.where(m_t, tile_nu - leaving, 0.0))[:, None]
-        state += tl.dot(tl.trans(read).to(KIND), rows, input_precision="ieee", out_dtype=ACC)
+            read = (read * tl.exp(tl.where(m_t, tile_nu - leaving, 0.0))[:, None]).to(KIND).to(ACC)
+        state += multiply(tl.trans(read).to(KIND), rows, ACC)
         total += tl.sum(read * last[:, None], 0)
         tile += 1
     if PROJ:

@@ -9,7 +9,7 @@ through the blocks of BM features or through a part of the tokens, in order: no 
 import triton
 import triton.language as tl
 
-from seqattn.kernels.wersa.triton_filter import load_tile
+from seqattn.kernels.wersa.triton_filter import load_tile, multiply, multiply_sums
 
 
 @triton.jit
@@ -48,7 +48,7 @@ def products_of(
     BM: tl.constexpr,
 ):  # fmt: skip
     """(BT, BM): x R / b, for "exp" with NORM less |x|² / 2b² + log √m; -inf beyond the features."""
-    products = tl.dot(x, proj, input_precision="ieee", out_dtype=ACC)
+    products = multiply(x, proj, ACC)
     if EXP:
         if NORM:
             wide = x.to(ACC) / tl.load(p_b).to(ACC)
@@ -60,13 +60,13 @@ def products_of(
 
 @triton.jit
 def features_of(
-    x, proj, ref, m_t, i_m, features, p_b, log_count, EXP: tl.constexpr, NORM: tl.constexpr, ACC: tl.constexpr,
-    BM: tl.constexpr,
+    x, proj, ref, m_t, i_m, features, p_b, log_count, EXP: tl.constexpr, NORM: tl.constexpr, KIND: tl.constexpr,
+    ACC: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """(BT, BM), 0 for tokens outside the mask m_t."""
+    """(BT, BM) in ACC, 0 for tokens outside the mask m_t; rounded to KIND, alike for sums of values and of weights."""
     products = products_of(x, proj, i_m, features, p_b, log_count, EXP, NORM, ACC, BM)
     phi = tl.exp(products - ref[:, None]) if EXP else tl.maximum(products, 0.0)
-    return tl.where(m_t[:, None], phi, 0.0).to(ACC)
+    return tl.where(m_t[:, None], phi, 0.0).to(KIND).to(ACC)
 
 
 @triton.jit
@@ -112,10 +112,10 @@ def sum_kernel(
         m_t = o_t < end
         x = load_tile(p_x, i_row, o_t, length, dim, BD)
         ref = load_ref(p_ref, i_row, o_t, m_t, length, EXP, ACC)
-        phi = features_of(x, proj, ref, m_t, i_m, features, p_b, log_count, EXP, NORM, ACC, BM)
+        phi = features_of(x, proj, ref, m_t, i_m, features, p_b, log_count, EXP, NORM, KIND, ACC, BM)
         rows = load_tile(p_rows, i_row, o_t, length, values, BV).to(KIND)
         last = tl.load(p_last + i_row * length + o_t, mask=m_t, other=0).to(ACC)
-        block += tl.dot(tl.trans(phi).to(KIND), rows, input_precision="ieee", out_dtype=ACC)
+        block += multiply(tl.trans(phi).to(KIND), rows, ACC)
         total += tl.sum(phi * last[:, None], 0)
         start += BT
     i_out = i_p.to(tl.int64) * tl.num_programs(0) + i_row
@@ -136,9 +136,9 @@ def read_kernel(
     i_m = 0
     while i_m * BM < features:
         proj = load_proj(p_proj, i_m, dim, features, BD, BM)
-        phi = features_of(x, proj, ref, m_t, i_m, features, p_b, log_count, EXP, NORM, ACC, BM)
+        phi = features_of(x, proj, ref, m_t, i_m, features, p_b, log_count, EXP, NORM, KIND, ACC, BM)
         block, total = load_sums(p_sums, i_row, i_m, features, values, ACC, BM, BV)
-        rows += tl.dot(phi.to(KIND), block.to(KIND), input_precision="ieee", out_dtype=ACC)
+        rows += multiply_sums(phi.to(KIND), block, KIND, ACC)
         last += tl.sum(phi * total[None, :], 1)
         i_m += 1
     store_rows(p_rows, p_last, i_row, o_t, rows, last, length, values, BV)
@@ -192,11 +192,11 @@ def gradient_kernel(
     i_m = 0
     while i_m * BM < features:
         proj = load_proj(p_proj, i_m, dim, features, BD, BM)
-        phi = features_of(x, proj, ref, m_t, i_m, features, p_b, log_count, EXP, NORM, ACC, BM)
+        phi = features_of(x, proj, ref, m_t, i_m, features, p_b, log_count, EXP, NORM, KIND, ACC, BM)
         block, total = load_sums(p_sums, i_row, i_m, features, values, ACC, BM, BV)
-        of_phi = tl.dot(rows, tl.trans(block).to(KIND), input_precision="ieee", out_dtype=ACC)
+        of_phi = multiply_sums(rows, tl.trans(block), KIND, ACC)
         before = before_map(phi, of_phi + last[:, None] * total[None, :], EXP)
-        grad += tl.dot(before.to(KIND), tl.trans(proj).to(KIND), input_precision="ieee", out_dtype=ACC)
+        grad += multiply(before.to(KIND), tl.trans(proj).to(KIND), ACC)
         of_norms += tl.sum(before, 1)
         i_m += 1
     store_gradient(p_grad, p_band, i_row, o_t, x, grad, of_norms, length, dim, p_b, EXP, NORM, ACC, BD)
@@ -218,12 +218,12 @@ def proj_kernel(
         o_t = start + tl.arange(0, BT)
         m_t = o_t < end
         x, ref = load_tile(p_x, i_row, o_t, length, dim, BD), load_ref(p_ref, i_row, o_t, m_t, length, EXP, ACC)
-        phi = features_of(x, proj, ref, m_t, i_m, features, p_b, log_count, EXP, NORM, ACC, BM)
+        phi = features_of(x, proj, ref, m_t, i_m, features, p_b, log_count, EXP, NORM, KIND, ACC, BM)
         rows = load_tile(p_rows, i_row, o_t, length, values, BV).to(KIND)
         last = tl.load(p_last + i_row * length + o_t, mask=m_t, other=0).to(ACC)
-        of_phi = tl.dot(rows, tl.trans(block).to(KIND), input_precision="ieee", out_dtype=ACC)
+        of_phi = multiply_sums(rows, tl.trans(block), KIND, ACC)
         before = before_map(phi, of_phi + last[:, None] * total[None, :], EXP)
-        out += tl.dot(tl.trans(x).to(KIND), before.to(KIND), input_precision="ieee", out_dtype=ACC)
+        out += multiply(tl.trans(x).to(KIND), before.to(KIND), ACC)
         start += BT
     o_d, o_m = tl.arange(0, BD), i_m * BM + tl.arange(0, BM)
     mask = (o_d < dim)[:, None] & (o_m < features)[None, :]

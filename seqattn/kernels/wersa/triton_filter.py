@@ -6,6 +6,8 @@ tile has at least 2^levels tokens, so that aligned blocks lie inside, and causal
 """
 # mypy: disallow-untyped-defs=False
 
+import os
+
 import torch
 import triton
 import triton.language as tl
@@ -16,6 +18,28 @@ from seqattn.kernels.wersa.reference import filter_tokens
 
 TOKENS = 64
 """Tokens of a tile; a filter of larger blocks runs in PyTorch."""
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def multiply(left, right, ACC: tl.constexpr):
+    """The matrix product, summed in ACC."""
+    if INTERPRETED:  # NumPy would multiply the bits of bfloat16
+        left, right = left.to(ACC), right.to(ACC)
+    return tl.dot(left, right, input_precision="ieee", out_dtype=ACC)
+
+
+@triton.jit
+def multiply_sums(left, sums, KIND: tl.constexpr, ACC: tl.constexpr):
+    """left, in KIND, times sums in ACC.
+
+    What gradients come to is a small difference of such products wherever values have a mean: bfloat16 takes two terms.
+    """
+    high = sums.to(KIND)
+    product = multiply(left, high, ACC)
+    if KIND != ACC:
+        product += multiply(left, (sums - high.to(ACC)).to(KIND), ACC)
+    return product
 
 
 @triton.jit
@@ -77,7 +101,7 @@ def filter_kernel(
             matrix = tl.trans(band_matrix(p_gains, i_b, o_s, o_t, length, ACC, LEVELS, CAUSAL))
         else:
             matrix = band_matrix(p_gains, i_b, o_t, o_s, length, ACC, LEVELS, CAUSAL)
-        out += tl.dot(matrix, x, input_precision="ieee", out_dtype=ACC)
+        out += multiply(matrix, x, ACC)
     o_c = tl.arange(0, BD)
     mask = (o_t < length)[:, None] & (o_c < dim)[None, :]
     place = (i_row * length + o_t[:, None]) * dim + o_c[None, :]
@@ -100,10 +124,10 @@ def gain_kernel(
     for level in tl.static_range(1, LEVELS + 1):
         block = 2**level
         own = tl.where(member(o_t, o_t, block, CAUSAL), 1.0 / block, 0.0).to(ACC)
-        mean = tl.dot(own, x, input_precision="ieee", out_dtype=ACC)
+        mean = multiply(own, x, ACC)
         if CAUSAL:
             earlier = tl.where(member(o_t, o_t - BT, block, CAUSAL), 1.0 / block, 0.0).to(ACC)
-            mean += tl.dot(earlier, before, input_precision="ieee", out_dtype=ACC)
+            mean += multiply(earlier, before, ACC)
         tl.store(place + level - 1, tl.sum((finer - mean) * grad, 1), mask=o_t < length)
         finer = mean
     tl.store(place + LEVELS, tl.sum(finer * grad, 1), mask=o_t < length)

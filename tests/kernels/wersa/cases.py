@@ -11,7 +11,10 @@ FLOATING = ("q", "k", "v", "gains", "proj_q", "proj_k", "bandwidth")
 
 @dataclass(frozen=True)
 class Case:
-    """Attention by its shapes and options; `gates` is "token" or "global"."""
+    """Attention by its shapes and options; `gates` is "token" or "global", `mean` that of v.
+
+    `exact`: gains and bandwidth are 1, so that filtered tokens, and products of 16 or 64 features, round to themselves.
+    """
 
     batch: int = 2
     heads: int = 2
@@ -26,6 +29,8 @@ class Case:
     gates: str = "token"
     lengths: tuple[int, ...] | None = None
     eps: float = 1e-6
+    mean: float = 0.0
+    exact: bool = False
 
     def draw(self, dtype=torch.float64, seed=0):
         """The floating inputs, rounded to float32 or, where `dtype` has fewer bits, to `dtype`."""
@@ -39,12 +44,14 @@ class Case:
         tensors = {
             "q": normal(batch, heads, length, self.dim),
             "k": normal(batch, heads, length, self.dim),
-            "v": normal(batch, heads, length, self.value_dim),
+            "v": normal(batch, heads, length, self.value_dim) + self.mean,
             "gains": normal(*gains),
             "proj_q": normal(self.dim, self.features),
             "proj_k": normal(self.dim, self.features),
             "bandwidth": torch.tensor(1.5).to(dtype),
         }
+        if self.exact:
+            tensors |= {name: torch.ones_like(tensors[name]) for name in ("gains", "bandwidth")}
         return {name: tensor for name, tensor in tensors.items() if name != "proj_k" or not self.tied}
 
     def options(self):

@@ -32,6 +32,8 @@ SHAPES = {
     "causal": Case(length=257, causal=True, levels=4, dim=17),
     "causal-length-1": Case(length=1, causal=True),
     "causal-levels-7": Case(length=100, causal=True, levels=7),
+    "levels-40": Case(length=20, levels=40),
+    "causal-levels-40": Case(length=20, causal=True, levels=40),
     "causal-ragged-untied": Case(**RAGGED, causal=True, tied=False),
     "causal-exp": Case(length=257, causal=True, feature_map="exp"),
     "causal-exp-ragged-untied": Case(**RAGGED, causal=True, feature_map="exp", tied=False),
@@ -79,6 +81,15 @@ def test_half_precision(case, dtype, bound, rms):
     assert (got.double() - expected).square().mean().sqrt() < rms * expected.square().mean().sqrt()
     gradients = cases.run(tensors, options)
     assert all(gradients[f"grad_{name}"].dtype == tensors[name].dtype for name in tensors)
+
+
+@pytest.mark.parametrize("feature_map", ["relu", "exp"])
+@pytest.mark.parametrize("causal", [False, True], ids=["both-sides", "causal"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
+def test_gradients_in_half_precision_of_values_with_a_mean(feature_map, causal, dtype, bound):
+    case = Case(length=300, dim=16, value_dim=16, features=64, feature_map=feature_map, causal=causal, mean=5.0)
+    tensors, options = case.draw(dtype), case.options()
+    cases.assert_close(cases.run(tensors, options), cases.run(cases.widen(tensors), options, "reference"), bound)
 
 
 def test_large_inputs_in_float16_do_not_overflow():

@@ -139,6 +139,9 @@ def wrong(**changes):
         ({"levels": 0}, "levels is 0"),
         ({"levels": True}, "levels is True"),
         ({"levels": 2.0}, "levels is 2.0"),
+        ({"levels": 41}, "levels is 41: it must be an integer from 1 to 40"),
+        ({"lengths": [9, 9]}, "lengths is of type list: it must be a tensor"),
+        ({"bandwidth": 1.5}, "bandwidth is of type float: it must be a tensor"),
         ({"feature_map": "elu"}, "feature_map is 'elu'"),
         ({"k": lambda k: k.double()}, "k is torch.float64"),
         ({"gains": lambda g: g.half()}, "gains is torch.float16"),
@@ -159,6 +162,68 @@ def test_wrong_arguments_are_named(changes, message):
 def test_wrong_arguments_of_a_step_are_named():
     with pytest.raises(ValueError, match="depend on its future"):
         wersa_attention_step(None, **wrong(gains=lambda g: g[:, 0]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 1}, "sums of the state is torch.float32 of shape"),
+        ({"heads": 1}, "sums of the state"),
+        ({"features": 5}, "sums of the state"),
+        ({"value_dim": 3}, "sums of the state"),
+        ({"dim": 4}, "queries of the state"),
+        ({"feature_map": "exp"}, "log_max of the state"),
+        ({"levels": 3}, "the state was made with 2 levels, not 3"),
+    ],
+)
+def test_a_state_of_other_arguments_is_refused(changes, message):
+    def step(state, case, dtype=torch.float32):
+        return wersa_attention_step(state, **case.draw(dtype), levels=case.levels, feature_map=case.feature_map)[1]
+
+    case = Case(**SMALL)
+    state = step(None, case)
+    with pytest.raises(ValueError, match=message):
+        step(state, Case(**SMALL | changes))
+    with pytest.raises(ValueError, match=r"sums of the state is torch.float32"):
+        step(state, case, torch.float64)
+    with pytest.raises(ValueError, match="the state has no levels"):
+        step({name: state[name] for name in state if name != "levels"}, case)
+
+
+@pytest.mark.parametrize("feature_map", ["relu", "exp"])
+def test_a_step_without_tokens_changes_nothing(feature_map):
+    tensors, options = Case(**SMALL).draw(torch.float16), {"levels": 2, "feature_map": feature_map}
+    nothing = tensors | {name: tensors[name][:, :, :0] for name in "qkv"} | {"gains": tensors["gains"][:, :0]}
+    out, fresh = wersa_attention_step(None, **nothing, **options)
+    assert (out.shape, out.dtype) == ((2, 2, 0, 2), torch.float16)
+    expected, state = wersa_attention_step(None, **tensors, **options)
+    got, _ = wersa_attention_step(fresh, **tensors, **options)
+    assert torch.equal(got, expected)
+    out, after = wersa_attention_step(state, **nothing, **options)
+    assert out.shape == (2, 2, 0, 2)
+    assert after.keys() == state.keys()
+    assert all(torch.equal(after[name], state[name]) for name in state)
+
+
+def test_levels_of_numpy_are_levels():
+    import numpy as np
+
+    tensors = Case(**SMALL).draw()
+    expected = wersa_attention(**tensors, levels=2)
+    assert torch.equal(wersa_attention(**tensors, levels=np.int64(2)), expected)
+
+
+def test_a_kernel_refuses_forward_mode():
+    tensors = Case(**SMALL).draw()
+    for name in tensors:
+
+        def function(value, backend, name=name):
+            return wersa_attention(**tensors | {name: value}, levels=2, backend=backend)
+
+        directions = (tensors[name],), (torch.ones_like(tensors[name]),)
+        with pytest.raises(NotImplementedError, match=r'forward mode .* use backend="reference"'):
+            torch.func.jvp(lambda value: function(value, "cpu"), *directions)
+        assert (torch.func.jvp(lambda value: function(value, "reference"), *directions)[1] != 0).any()
 
 
 def test_a_sequence_of_length_0_gives_zeros_and_finite_gradients():

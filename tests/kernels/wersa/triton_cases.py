@@ -16,9 +16,11 @@ from loading import load
 cases = load(Path(__file__).with_name("cases.py"))
 Case = cases.Case
 
-# run with tiles of 16 tokens, blocks of 16 features, parts of 32 tokens; the interpreter multiplies no bfloat16 tiles
+# run with tiles of 16 tokens, blocks of 16 features, parts of 32 tokens
 SMALL = {"dim": 3, "value_dim": 5, "features": 9, "levels": 2, "heads": 1}
 RAGGED = {"batch": 3, "lengths": (40, 0, 21)}
+# a unit whose argument rounds to the other side of 0 would change the gradient of q or k by all that it passes on
+HALF = SMALL | {"features": 16, "length": 40, "exact": True}
 CASES = {
     "one-token": (Case(**SMALL, length=1), torch.float64),
     "no-tokens": (Case(**SMALL, length=0), torch.float64),
@@ -28,6 +30,7 @@ CASES = {
     "ragged-untied-global": (Case(**SMALL, **RAGGED, length=40, tied=False, gates="global"), torch.float64),
     "levels-beyond-a-tile": (Case(**SMALL | {"levels": 7}, length=37), torch.float64),
     "levels-beyond-a-tile-causal": (Case(**SMALL | {"levels": 7}, length=37, causal=True), torch.float64),
+    "levels-40-causal": (Case(**SMALL | {"levels": 40}, length=37, causal=True), torch.float64),
     "exp": (Case(**SMALL | {"features": 21}, length=37, feature_map="exp"), torch.float64),
     "exp-ragged-untied": (Case(**SMALL, **RAGGED, length=40, feature_map="exp", tied=False), torch.float64),
     "causal": (Case(**SMALL | {"features": 21}, length=70, causal=True), torch.float64),
@@ -40,6 +43,13 @@ CASES = {
     "float32-causal-exp": (Case(**SMALL, length=40, causal=True, feature_map="exp"), torch.float32),
     "float16": (Case(**SMALL | {"features": 32}, length=40), torch.float16),
     "float16-causal": (Case(**SMALL | {"features": 32}, length=40, causal=True), torch.float16),
+    "float16-mean": (Case(**HALF, mean=5.0), torch.float16),
+    "float16-causal-mean": (Case(**HALF, causal=True, mean=5.0), torch.float16),
+    "bfloat16": (Case(**HALF), torch.bfloat16),
+    "bfloat16-mean": (Case(**HALF, mean=5.0), torch.bfloat16),
+    "bfloat16-causal-mean": (Case(**HALF, causal=True, mean=5.0), torch.bfloat16),
+    "bfloat16-exp-mean": (Case(**HALF, feature_map="exp", mean=5.0), torch.bfloat16),
+    "bfloat16-causal-exp-mean": (Case(**HALF, feature_map="exp", causal=True, mean=5.0), torch.bfloat16),
 }  # fmt: skip
 TWICE = ("two-blocks-of-features", "causal-exp")  # run again for the same bits
 
