@@ -7,14 +7,15 @@ import lzma
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from seqattn.data.cache import cache_folder
-from seqattn.errors import SeqattnError
+from seqattn.errors import SeqattnError, nearest
 
 READER_VERSION = 2  # raise it when a parsed copy changes
 Arrays = dict[str, NDArray]
@@ -81,8 +82,8 @@ def joined(
     for name, content in files:
         first, _, body = content.replace(b"\r\n", b"\n").partition(b"\n")
         if first.strip() != header:
-            problem = f"{source}, {name}: the header is {first[:60].decode(errors='replace')!r}"
-            raise SeqattnError(f"{problem} where {header[:60].decode()!r} is due; mend or remove the file")
+            given = first.strip().decode(errors="replace").split(separator.decode())
+            raise SeqattnError(f"{source}, {name}: {_difference(given, header.decode().split(separator.decode()))}")
         body = body.strip(b"\n")
         body += b"\n" if body else b""
         if body.count(separator) != between * body.count(b"\n"):
@@ -92,6 +93,39 @@ def joined(
         lengths.append(body.count(b"\n"))
         parts.append(body)
     return names, np.array(lengths, dtype=np.int64), io.BytesIO(b"".join(parts))
+
+
+def _difference(given: list[str], due: list[str]) -> str:
+    """In which column a header is not the one that is due, and what to do."""
+    lacking = [name for name in due if name not in given]
+    strange = [name for name in given if name not in due]
+    if lacking:
+        instead = f" (it has {', '.join(strange[:3])[:60]})" if strange else ""
+        advice = nearest(lacking[0], strange) or f"{instead}; mend or remove the file"
+        return f"the header has no column {lacking[0]!r}{advice}"
+    if strange:
+        return f"the header has a column {strange[0][:60]!r} that is not due; mend or remove the file"
+    place = next((place for place, (a, b) in enumerate(zip(given, due, strict=False)) if a != b), len(due))
+    where = f"column {place + 1} of the header is {given[place]!r}"
+    return f"{where}, which is out of order or there twice; mend or remove the file"
+
+
+def no_number(
+    text: io.BytesIO, columns: Sequence[str], numeric: Iterable[str], separator: str = ","
+) -> tuple[int, str]:
+    """The line of the first entry of the columns `numeric` that is no number, and that entry with its column's name.
+
+    text: what `joined` gave, in which pandas has found such an entry.
+    """
+    text.seek(0)
+    table = pd.read_csv(text, sep=separator, header=None, names=list(columns), dtype=str, skip_blank_lines=False)
+    strange = [(int(np.flatnonzero(bad)[0]), name) for name in numeric if (bad := _no_number(table[name])).any()]
+    line, name = min(strange, default=(0, columns[0]))
+    return line, f"{name} is {str(table[name].iloc[line])[:40]!r}"
+
+
+def _no_number(column: pd.Series) -> NDArray[np.bool_]:
+    return (pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy(bool)
 
 
 def cached(archive: Path, parse: Callable[[Path], Arrays]) -> Arrays:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from seqattn.data.clinical.events import sort_events
+from seqattn.data.clinical.events import add, sort_events
 from seqattn.data.clinical.records import Notes, Stays, starts_of
 from seqattn.data.clinical.schema import Variable
 from seqattn.errors import SeqattnError, nearest
@@ -76,7 +76,7 @@ def from_samples(
         np.array(ids), np.array([str(sample.get("subject", name)) for sample, name in zip(samples, ids, strict=True)]),
         np.array([str(sample.get("split", "")) for sample in samples]), tuple(Variable(name) for name in variables),
         window, *events, label_names=names, labels=np.array(labels, np.float32).reshape(len(ids), -1),
-        notes=_notes(samples, ids, window), counts=counts,
+        notes=_notes(samples, ids, window, counts), counts=counts,
     )  # fmt: skip
 
 
@@ -105,7 +105,9 @@ def _rows(
     return np.full(len(row), number), times[row], channel, values[row, channel]
 
 
-def _notes(samples: Sequence[Mapping[str, Any]], ids: Sequence[str], window: float) -> Notes | None:
+def _notes(
+    samples: Sequence[Mapping[str, Any]], ids: Sequence[str], window: float, counts: dict[str, int]
+) -> Notes | None:
     if not any("notes" in sample for sample in samples):
         return None
     owners, hours, contents = [], [], []
@@ -116,6 +118,7 @@ def _notes(samples: Sequence[Mapping[str, Any]], ids: Sequence[str], window: flo
                 f"sample {ids[number]} has {len(notes)} notes and {len(times)} note_times; give one each"
             )
         kept = [place for place in np.argsort(times, kind="stable").tolist() if times[place] <= window]
+        add(counts, "notes outside the window left out", len(notes) - len(kept))
         owners += [number] * len(kept)
         hours += [times[place] for place in kept]
         contents += [notes[place] for place in kept]

@@ -40,19 +40,23 @@ def read_long_tables(
 
     events: id, time, variable, value. notes: id, time, text [, category]. labels: id, one column of 0 and 1 for each
         label [, subject, split, window_end]. static: id [, subject] and one column for each value; a column of text
-        becomes one variable for each text. anchors: id, start. splits: id or subject, split (train, valid, test).
-    time: hours from the start of the window; or timestamps, with the table anchors. With window_end (hours or
-        timestamps likewise) the window is the `window` hours before it. id names the stay, subject whose stay it is.
+        becomes one variable for each text. anchors: id, start. splits: id or subject, split (train, valid, test), in
+        place of the labels' column.
+    time: hours from the start of the window (Parquet's durations too); or timestamps, with the table anchors. With
+        window_end (hours or timestamps likewise) the window is the `window` hours before it. id names the stay, subject
+        whose stay it is.
     value: numbers, or the categories of its variable. schema.json (`Schema.to_json`; statistics are not read) gives
         variables their kinds, ranges and categories; without it all are real and their ranges open.
     window: hours, default that of schema.json, else 48. earliest_note: hours, the first note that is kept.
     duplicates: for values of one stay, time and variable, see `sort_events`.
     labelled: False reads neither labels nor splits, for prediction.
 
-    Events and notes outside the window are left out, stays without events are kept; both are counted.
+    Events and notes outside the window are left out, stays without events are kept; both are counted. A label is a
+    patient's: where static or anchors, which have a row for every stay, are there, one whose id no other table names is
+    an error; where neither is, it is counted and kept as a stay without events.
 
-    Raises SeqattnError for missing files, wrong columns, rows that cannot be read, stays without a label, labels of
-    stays that no other table has, and splits that name absent patients.
+    Raises SeqattnError for missing files, two files of one table, wrong columns, rows that cannot be read, ids that
+    labels, static or anchors have twice, stays without a label or with two splits, and splits of absent patients.
     """
     folder = Path(folder)
     tables = {name: read_table(path, *_COLUMNS[name]) for name in _COLUMNS if (path := find_table(folder, name))}
@@ -78,7 +82,7 @@ def assemble(
 ) -> Stays:
     """The stays of tables in memory, by name; `read_long_tables` says what they hold."""
     counts: dict[str, int] = {}
-    index = StayIndex.of(tables, window, labelled)
+    index = StayIndex.of(tables, window, labelled, counts)
     variables, events = _events(tables["events"], index, schema, duplicates, counts)
     static_variables, static = static_values(tables.get("static"), index, schema)
     label_names, labels = _labels(tables.get("labels"), index, labelled)
@@ -113,12 +117,12 @@ def _events(
 def _notes(table: Table, index: StayIndex, earliest: float, counts: dict[str, int]) -> Notes:
     place, kept = index.places(table)
     hours = index.hours(table, "time")[kept]
-    texts = table.data["text"].fillna("").astype(str).to_numpy(object)[kept]
-    inside = (hours >= earliest) & (hours <= index.window) & (texts != "")
+    texts = table.data["text"].fillna("").astype(str)[kept]
+    inside = (hours >= earliest) & (hours <= index.window) & (texts.str.strip() != "").to_numpy(bool)
     add(counts, "notes without text or outside the window left out", (~inside).sum())
-    place, hours, texts = place[inside], hours[inside].astype(np.float32), texts[inside]
+    place, hours = place[inside], hours[inside].astype(np.float32)
     order = np.lexsort((hours, place))
-    return Notes(starts_of(place, len(index.ids)), hours[order], tuple(texts[order].tolist()))
+    return Notes(starts_of(place, len(index.ids)), hours[order], tuple(texts[inside].iloc[order].tolist()))
 
 
 def _labels(table: Table | None, index: StayIndex, labelled: bool) -> tuple[tuple[str, ...], Floats]:
@@ -130,12 +134,7 @@ def _labels(table: Table | None, index: StayIndex, labelled: bool) -> tuple[tupl
     place, kept = index.places(table)
     labels = np.full((len(index.ids), len(names)), np.nan, np.float32)
     for column, name in enumerate(names):
-        values = table.numbers(name)
-        wrong = np.flatnonzero(~np.isin(values, (0, 1)))
-        if len(wrong):
-            given = table.data[name].iloc[int(wrong[0])]
-            raise table.fault(wrong[0], f"label {name!r} is {str(given)[:40]}; it must be 0 or 1")
-        labels[place, column] = values[kept]
+        labels[place, column] = table.labels(name)[kept]
     return names, labels
 
 
@@ -156,26 +155,42 @@ def _subjects(tables: dict[str, Table], index: StayIndex) -> NDArray[np.str_]:
 
 
 def _splits(tables: dict[str, Table], index: StayIndex, subjects: NDArray[np.str_], labelled: bool) -> NDArray[np.str_]:
-    splits = np.full(len(index.ids), "", dtype="U5")
-    for name in ("labels", "splits") if labelled else ():
-        table = tables.get(name)
-        if table is None or "split" not in table.data:
-            continue
-        by = "id" if "id" in table.data else "subject"
-        if by not in table.data:
-            raise SeqattnError(f"{table.path} has neither a column id nor subject; add one beside split")
-        owners = index.ids if by == "id" else subjects
-        codes, texts = table.factorized("split")
-        unknown = [text for text in texts.tolist() if text.lower() not in _SPLITS]
-        if unknown:
-            row = int(np.flatnonzero(texts[codes] == unknown[0])[0])
-            advice = nearest(unknown[0], _SPLITS) or "; it must be train, valid or test"
-            raise table.fault(row, f"split is {unknown[0][:40]!r}{advice}")
-        owner_codes, owner_names = table.factorized(by)
-        absent = np.setdiff1d(owner_names, owners)
-        if len(absent):
-            problem = f"{len(absent)} entries of {table.path} name no {by} of the data, the first is {absent[0]}"
-            raise SeqattnError(f"{problem}; remove them")
-        given = dict(zip(owner_names[owner_codes].tolist(), texts[codes].tolist(), strict=True))
-        splits = np.array([_SPLITS[given[o].lower()] if o in given else "" for o in owners.tolist()], dtype="U5")
-    return splits
+    named = [
+        table for name in ("labels", "splits") if (table := tables.get(name)) is not None and "split" in table.data
+    ]
+    if not labelled or not named:
+        return np.full(len(index.ids), "", dtype="U5")
+    if len(named) > 1:
+        raise SeqattnError(f"{named[0].path} has a column 'split' and there is {named[1].path} too; remove one of them")
+    table = named[0]
+    by = "id" if "id" in table.data else "subject"
+    if by not in table.data:
+        raise SeqattnError(f"{table.path} has neither a column id nor subject; add one beside split")
+    owners = index.ids if by == "id" else subjects
+    owner, owner_names = table.factorized(by)
+    absent = np.setdiff1d(owner_names, owners)
+    if len(absent):
+        problem = f"{len(absent)} entries of {table.path} name no {by} of the data, the first is {absent[0]}"
+        raise SeqattnError(f"{problem}; remove them")
+    given = _split_of_each(table, by, owner, owner_names)
+    found = np.minimum(np.searchsorted(owner_names, owners), len(owner_names) - 1)
+    return np.where(owner_names[found] == owners, given[found], "")
+
+
+def _split_of_each(table: Table, by: str, owner: NDArray[np.int64], owner_names: NDArray[np.str_]) -> NDArray[np.str_]:
+    """(owners,) train, valid or test; raises SeqattnError for an unknown split, and for two of one owner."""
+    codes, texts = table.factorized("split")
+    unknown = [text for text in texts.tolist() if text.lower() not in _SPLITS]
+    if unknown:
+        row = int(np.flatnonzero(texts[codes] == unknown[0])[0])
+        advice = nearest(unknown[0], _SPLITS) or "; it must be train, valid or test"
+        raise table.fault(row, f"split is {unknown[0][:40]!r}{advice}")
+    splits = np.array([_SPLITS[text.lower()] for text in texts.tolist()], dtype="U5")[codes]
+    given = np.full(len(owner_names), "", dtype="U5")
+    given[owner] = splits
+    other = np.flatnonzero(given[owner] != splits)
+    if len(other):
+        row = int(other[0])
+        problem = f"{by} {owner_names[owner[row]]} is in {splits[row]} here and in {given[owner[row]]} in a later row"
+        raise table.fault(row, f"{problem}; remove one")
+    return given

@@ -18,6 +18,7 @@ from seqattn.data.clinical.records import Stays
 from seqattn.errors import SeqattnError
 from seqattn.optional import require
 
+SUBJECT_CODE = "SUBJECT"
 _SPLITS = {"train": "train", "valid": "tuning", "test": "held_out"}
 _EPOCH = np.datetime64("2000-01-01", "us")  # windows of hours have no date: this one is invented
 _APART = np.timedelta64(366, "D")  # between the stays of one subject
@@ -28,7 +29,8 @@ def write_meds(stays: Stays, folder: str | Path) -> None:
 
     Stay k of a subject begins k years after 2000-01-01, and is predicted at its window's end. Where a subject has
     several stays, static values are events at the window's start. Notes are text_value of the code NOTE; a code map
-    keeps the variables' ranges. Subjects are numbered where their names are not numbers.
+    keeps the variables' ranges. Subjects are numbered where their names are not numbers. A subject without events,
+    static values and notes has one event without a time, of the code SUBJECT, so that data/ names everyone.
 
     Raises SeqattnError where the folder exists or cannot be written.
     """
@@ -91,6 +93,8 @@ def _events(stays: Stays, numbers: NDArray[np.int64], starts: NDArray[np.datetim
         hours = np.maximum(stays.notes.times, 0)  # of before the window: a reader looks at no earlier time
         notes = _rows(numbers[owner], _time(starts[owner], hours), NOTE_CODE, np.nan)
         parts.append(notes.assign(text_value=np.array(stays.notes.texts, dtype=object)))
+    alone = np.setdiff1d(numbers, np.concatenate([part["subject_id"].to_numpy(np.int64) for part in parts]))
+    parts.append(_rows(alone, np.full(len(alone), np.datetime64("NaT"), "datetime64[us]"), SUBJECT_CODE, np.nan))
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     return table.sort_values(["subject_id", "time"], kind="stable", na_position="first", ignore_index=True)
 
@@ -111,7 +115,8 @@ def _codes(names: list[str]) -> pd.DataFrame:
 def _subject_numbers(stays: Stays) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The number of each stay's subject, and of the stay among those of its subject."""
     names, number = np.unique(stays.subjects, return_inverse=True)
-    if all(name.isdecimal() and len(name) < 19 for name in names.tolist()):
+    decimal = all(name.isdecimal() and len(name) < 19 for name in names.tolist())
+    if decimal and len(np.unique(names.astype(np.int64))) == len(names):  # 7 and 07 are two subjects
         number_of = names.astype(np.int64)
     else:
         number_of = np.arange(1, len(names) + 1)

@@ -6,19 +6,20 @@ https://github.com/YerevaNN/mimic3-benchmarks; the notes' format is that of Clin
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from seqattn.data.clinical.archives import data_folder, joined
+from seqattn.data.clinical.archives import data_folder, joined, no_number
 from seqattn.data.clinical.events import add, sort_events
 from seqattn.data.clinical.mimic3_notes import Clock, find_notes, read_notes
 from seqattn.data.clinical.mimic3_variables import VARIABLES
 from seqattn.data.clinical.records import Floats, Indices, Stays
 from seqattn.data.clinical.schema import Variable
-from seqattn.errors import SeqattnError, nearest
+from seqattn.data.clinical.tables import read_table
+from seqattn.errors import SeqattnError
 
 _COLUMNS = ["Hours", *(variable.name for variable in VARIABLES)]
 _LISTS = {"train": "train", "val": "valid", "test": "test"}  # listfile -> split
@@ -87,11 +88,11 @@ def read_mimic3(
 
 def _listed(folder: Path, task: Task, labelled: bool, counts: dict[str, int]) -> pd.DataFrame:
     """One row a stay: stay, labels, split, and the folder of its file."""
-    tables = []
+    tables: list[pd.DataFrame] = []
     for name, split in _LISTS.items() if labelled else [("test", "test")]:
         path = folder / f"{name}_listfile.csv"
         if path.is_file():
-            table = _listfile(path)
+            table = _listfile(path, labelled)
         elif not labelled:
             table = pd.DataFrame({"stay": sorted(file.name for file in (folder / "test").glob("*_timeseries.csv"))})
         elif name == "val":
@@ -101,25 +102,29 @@ def _listed(folder: Path, task: Task, labelled: bool, counts: dict[str, int]) ->
         where = "test" if name == "test" else "train"
         tables.append(table.assign(split=split if labelled else "", file=where))
     listed = pd.concat(tables, ignore_index=True)
+    for twice in listed["stay"][listed["stay"].duplicated()].tolist()[:1]:
+        raise SeqattnError(f"{folder}: stay {twice} is in two of its listfiles; remove it from all but one")
     if not len(listed):
         raise SeqattnError(f"{folder} lists no stays; check that the benchmark's extraction has finished")
     if "period_length" in listed:
         short = listed["period_length"].to_numpy(np.float64) < task.shortest
         add(counts, f"stays shorter than {task.shortest:g} hours left out", short.sum())
         listed = listed[~short].reset_index(drop=True)
-    if labelled:
-        return listed.rename(columns={"y_true": "mortality"})
-    return listed[["stay", "split", "file"]]
+    return listed.rename(columns={"y_true": "mortality"}) if labelled else listed[["stay", "split", "file"]]
 
 
-def _listfile(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise SeqattnError(f"{path} cannot be read as CSV; make it anew") from error
-    if "stay" not in table:
-        raise SeqattnError(f"{path} has no column 'stay'{nearest('stay', table.columns) or '; make it anew'}")
-    return table
+def _listfile(path: Path, labelled: bool) -> pd.DataFrame:
+    """The columns of a listfile, checked; without `labelled` the labels are left out, unread."""
+    table = read_table(path, ("stay",), empty=True)
+    stays = table.factorized("stay")
+    columns: dict[str, Any] = {"stay": stays[1][stays[0]]}
+    table.check_once("stay", "stay")
+    for name in map(str, table.data):
+        if name == "period_length":
+            columns[name] = table.numbers(name)
+        elif name != "stay" and labelled:
+            columns[name] = table.labels(name)
+    return pd.DataFrame(columns)
 
 
 def _series(
@@ -131,17 +136,19 @@ def _series(
     ids = np.array([name.removesuffix("_timeseries") for name in names])
     texts = {variable.name: "category" for variable in VARIABLES if variable.categories}
     kinds = dict.fromkeys(_COLUMNS, "float64") | texts
+    stay = np.repeat(np.arange(len(names)), lengths)
+    files_of_rows = np.array([f"{folder}, {name}.csv" for name in names], dtype=object)[stay]
     try:
         table = pd.read_csv(
             text, header=None, names=_COLUMNS, dtype=kinds, keep_default_na=False, na_values=[""],
             skip_blank_lines=False,
         )  # fmt: skip
     except ValueError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise SeqattnError(f"{folder}: a value is no number ({reason}); mend or remove its file") from error
-    values = np.stack([_numbers(table[variable.name], variable) for variable in VARIABLES], axis=1)
+        line, entry = no_number(text, _COLUMNS, [name for name in _COLUMNS if name not in texts])
+        problem = f"{files_of_rows[line]}: {entry}, a value is no number"
+        raise SeqattnError(f"{problem}; mend it or leave it empty") from error
+    values = np.stack([_numbers(table[variable.name], variable, files_of_rows) for variable in VARIABLES], axis=1)
     row, channel = np.nonzero(~np.isnan(values))
-    stay = np.repeat(np.arange(len(names)), lengths)
     hours = table["Hours"].to_numpy(np.float64)
     hours = np.where((hours > -_ROUNDING) & (hours < window + _ROUNDING), np.clip(hours, 0, window), hours)
     events = sort_events(
@@ -160,15 +167,23 @@ def _contents(files: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, bytes]]:
             raise SeqattnError(f"{problem}; make the task's data anew") from error
 
 
-def _numbers(column: pd.Series, variable: Variable) -> NDArray[np.float64]:
+def _numbers(column: pd.Series, variable: Variable, files: NDArray[np.object_]) -> NDArray[np.float64]:
+    """(rows,) numbers, NaN where empty; files: (rows,) the file of each, for errors."""
     if not variable.categories:
         return column.to_numpy(np.float64)
     codes, texts = pd.factorize(column)
-    return np.array([*(_number(str(text), variable) for text in texts), np.nan])[codes]  # code -1: missing
+    numbers = np.full(len(texts) + 1, np.nan)  # the last for code -1: missing
+    for code, text in enumerate(map(str, texts)):
+        try:
+            numbers[code] = float(text) if _is_number(text) else variable.number(text)
+        except SeqattnError as error:
+            raise SeqattnError(f"{files[np.flatnonzero(codes == code)[0]]}: {error}") from error
+    return numbers[codes]
 
 
-def _number(text: str, variable: Variable) -> float:
+def _is_number(text: str) -> bool:
     try:
-        return float(text)
+        float(text)
     except ValueError:
-        return variable.number(text)
+        return False
+    return True

@@ -43,7 +43,7 @@ def read_notes(
 
     A file is a JSON object {time: [sentence, ...]}, or a list of objects with time, text and any others, which can hold
     several notes of one time. root: the benchmark's folder of subjects, for their stays.csv.
-    Notes outside the window, and those of stays without a start, are left out and counted.
+    Notes outside the window, without text, and of stays without a start are left out and counted.
     """
     if clock.name == "official" and clock.start_times is None:
         raise SeqattnError("clock 'official' needs start_times, a CSV or JSON file of a start for each stay; give it")
@@ -57,6 +57,9 @@ def read_notes(
             continue
         start = _intime(root, subject, number) if starts is None else starts.get((subject, number))
         for time, text in _notes_of(file):
+            if not text.strip():
+                add(counts, "notes without text left out", 1)
+                continue
             if start is None:
                 add(counts, "notes of stays without a start left out", 1)
                 continue
@@ -124,7 +127,7 @@ def _table_of_starts(path: Path) -> dict[tuple[str, str], np.datetime64]:
 
 
 def _notes_of(file: Path) -> Iterator[tuple[str, str]]:
-    """Time and text of each note of a file, empty ones left out."""
+    """Time and text of each note of a file."""
     try:
         data: Any = json.loads(file.read_text(encoding="utf-8"))
         entries = data.items() if isinstance(data, dict) else [(note["time"], note["text"]) for note in data]
@@ -132,9 +135,7 @@ def _notes_of(file: Path) -> Iterator[tuple[str, str]]:
         problem = f"{file} is neither a JSON object of times and sentences nor a list of objects with time and text"
         raise SeqattnError(f"{problem}; mend or remove it") from error
     for time, text in entries:
-        joined = text if isinstance(text, str) else " ".join(str(sentence) for sentence in text)
-        if joined.strip():
-            yield str(time), joined
+        yield str(time), text if isinstance(text, str) else " ".join(str(sentence) for sentence in text or ())
 
 
 def _timestamp(text: Any, file: Path) -> np.datetime64:

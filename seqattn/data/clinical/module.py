@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +11,6 @@ from torch.utils.data import DataLoader, Sampler
 
 from seqattn.data.clinical.datasets import Batch, ClinicalDataset
 from seqattn.data.clinical.grid import FILLS
-from seqattn.data.clinical.note_files import attach_vectors, is_vector_file
 from seqattn.data.clinical.notes import NoteEncoder, encode_notes, note_encoder
 from seqattn.data.clinical.partition import held_fold, hold_out, random_splits
 from seqattn.data.clinical.preparation import (
@@ -25,7 +23,7 @@ from seqattn.data.clinical.preparation import (
 )
 from seqattn.data.clinical.records import SPLITS, Indices, Stays, check_subjects, describe
 from seqattn.data.clinical.schema import Schema
-from seqattn.data.clinical.sources import read_source, takes
+from seqattn.data.clinical.sources import read_stays
 from seqattn.data.samplers import EvaluationSampler, ShuffleSampler, rank_and_world
 from seqattn.errors import SeqattnError
 
@@ -36,8 +34,8 @@ class ClinicalDataModule(LightningDataModule):
     """Stays of one source, split by subject, scaled with the training split's statistics.
 
     Args:
-        dataset: "physionet2012", "physionet2019", "mimic3-ihm", "mimic3-pheno", "synthetic", or a folder of long tables
-            or of MEDS.
+        dataset: "physionet2012", "physionet2019", "mimic3-ihm", "mimic3-pheno", "synthetic", a folder of long tables or
+            of MEDS, or `Stays` in memory (`from_samples`, `from_pypots`), which then are no hyperparameter.
         data_dir: where a named data set is looked for, default $SEQATTN_DATA.
         options: of the source's reader, such as {"split": "random"} or {"clock": "official"}.
         steps: of the regular grid, default one an hour of the window.
@@ -45,7 +43,7 @@ class ClinicalDataModule(LightningDataModule):
         fill: of the regular series, "forward" or "published" (`regular_series`).
         max_rows, max_notes: the latest times and notes of a stay that are kept.
         notes: what encodes the notes: "tfidf", a .npy or .parquet file of vectors, a model of Hugging Face or of
-            sentence-transformers by folder or name; None leaves the notes out.
+            sentence-transformers by folder or name; None leaves the notes out, but for vectors that given stays hold.
         note_dim: width of the vectors of "tfidf".
         batch_size, eval_batch_size: stays per training batch, and per validation or test batch; per process.
         validation_fraction: of the training subjects, held out where the source has no validation split.
@@ -71,7 +69,7 @@ class ClinicalDataModule(LightningDataModule):
 
     def __init__(
         self,
-        dataset: str,
+        dataset: str | Stays,
         data_dir: str | None = None,
         *,
         options: Mapping[str, Any] | None = None,
@@ -92,7 +90,7 @@ class ClinicalDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         options = dict(options or {})
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=["dataset"] if isinstance(dataset, Stays) else [])
         self.dataset, self.data_dir, self.options, self.seed = dataset, data_dir, options, seed
         self.steps, self.static, self.fill, self.max_rows, self.max_notes = steps, static, fill, max_rows, max_notes
         self.notes, self.note_dim, self.num_workers = notes, note_dim, num_workers
@@ -120,7 +118,7 @@ class ClinicalDataModule(LightningDataModule):
         """Read, split, scale and encode, once; only the first call does anything."""
         if hasattr(self, "stays"):
             return
-        read = _read(self.dataset, self.data_dir, self.options, self.notes)
+        read = read_stays(self.dataset, self.data_dir, self.options, self.notes)
         stays = prepare(read, static=self.static, max_rows=self.max_rows, max_notes=self.max_notes)
         parts = self._split(stays)
         left = len(stays) - sum(len(indices) for indices in parts.values())
@@ -154,7 +152,8 @@ class ClinicalDataModule(LightningDataModule):
             parts["train"], parts["valid"] = hold_out(stays, parts["train"], self.validation_fraction, self.seed)
         for name, indices in parts.items():
             if not len(indices):
-                raise SeqattnError(f"{self.dataset} has no stays to {name} on; name some in the column 'split'")
+                source = self.dataset if isinstance(self.dataset, str) else "the data"
+                raise SeqattnError(f"{source} has no stays to {name} on; name some in the column 'split'")
         return parts
 
     @property
@@ -227,7 +226,7 @@ class ClinicalDataModule(LightningDataModule):
 
 
 def prediction_dataset(
-    dataset: str,
+    dataset: str | Stays,
     schema: Schema,
     data_dir: str | None = None,
     *,
@@ -240,38 +239,19 @@ def prediction_dataset(
     encoder: NoteEncoder | None = None,
     unknown: Literal["error", "ignore"] = "error",
 ) -> ClinicalDataset:
-    """All stays of a source as a trained model takes them; labels, where there are any, are not read.
+    """All stays of a source, or those given, as a trained model takes them; a source's labels are not read.
 
     schema: of the run; the other arguments as the run's ClinicalDataModule had them. encoder: the run's note_encoder.
     The reader's window is the schema's.
     unknown: a variable that the schema lacks is an error, or its events are ignored and counted.
     What was left out is in `stays.counts` of the result.
     """
-    given = dict(options or {})
-    if takes(dataset, "window"):
-        given.setdefault("window", schema.window)
-    stays = _read(dataset, data_dir, given, notes, labelled=False)
+    stays = read_stays(dataset, data_dir, options or {}, notes, labelled=False, window=schema.window)
     prepared = prepare(stays, static=static, max_rows=max_rows, max_notes=max_notes)
     applied = apply_schema(prepared, schema, unknown)
     if applied.notes is not None and applied.notes.vectors is None:
         applied = encode_notes(applied, encoder or note_encoder(str(notes), (), 0, 0))
     return ClinicalDataset(applied, steps=schema.steps, fill=fill)
-
-
-def _read(
-    dataset: str, data_dir: str | None, options: dict[str, Any], notes: str | None, *, labelled: bool = True
-) -> Stays:
-    """The stays of a source, without their notes where none are asked for, with vectors where a file holds them."""
-    if notes is None and takes(dataset, "with_notes"):
-        options = {**options, "with_notes": False}
-    stays = read_source(dataset, data_dir, labelled=labelled, **options)
-    if notes is None:
-        return replace(stays, notes=None)
-    if is_vector_file(notes):
-        return attach_vectors(stays, notes)
-    if stays.notes is None:
-        raise SeqattnError(f"{dataset} has no notes; set notes to null or give a file of vectors")
-    return stays
 
 
 def _as_fetched(batch: Any) -> Any:

@@ -25,8 +25,10 @@ def attach_vectors(stays: Stays, path: str | Path) -> Stays:
     NAME.npy: (rows, width) numbers, beside NAME.csv with one line for each row; NAME.parquet: the same columns and
     `vector`, a list of numbers. Columns: id, the stay, and either note, the position from 0 among the stay's notes in
     the order of time, or time, in hours from the window's start, which makes the vectors notes of their own.
+    Vectors of stays that are not there are left out and counted, as are those of times outside the window.
 
-    Raises SeqattnError for files that are missing or do not fit together, and for notes without a vector.
+    Raises SeqattnError for files that are missing or do not fit together, for a note without a vector or with two, and
+    for the number of a note that there is not.
     """
     path = Path(path)
     table, vectors = _table_and_vectors(path)
@@ -35,11 +37,18 @@ def attach_vectors(stays: Stays, path: str | Path) -> Stays:
     found = np.minimum(np.searchsorted(stays.ids[order], names), len(order) - 1)
     place = order[found]
     kept = (stays.ids[place] == names)[codes]
-    owner = place[codes][kept]
+    if not kept.any():
+        raise SeqattnError(
+            f"{table.path} names no stay of the data, its first id is {names[codes[0]]}; give stays' ids"
+        )
+    stays = stays.counted("note vectors of stays that are not there left out", int((~kept).sum()))
+    owner, row = place[codes][kept], np.flatnonzero(kept)
     if "note" in table.data:
-        return _matched(stays, table, owner, table.numbers("note")[kept], vectors[kept])
+        return _matched(stays, table, owner, row, vectors[kept])
     if stays.notes is not None:
         raise SeqattnError(f"{path} has no column 'note', and the data have notes of their own; say which is which")
+    if table.is_time("time"):
+        raise table.fault(0, "time is a timestamp; give hours from the window's start")
     return _as_notes(stays, owner, table.numbers("time")[kept], vectors[kept])
 
 
@@ -70,14 +79,21 @@ def _first_bad(vectors: Floats) -> int:
     return int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0]) + 1
 
 
-def _matched(stays: Stays, table: Table, owner: Indices, number: NDArray[np.float64], vectors: Floats) -> Stays:
+def _matched(stays: Stays, table: Table, owner: Indices, row: Indices, vectors: Floats) -> Stays:
+    """The vectors as those of the stays' notes; owner, row: the stay, and the row in the table, of each."""
     if stays.notes is None:
         raise SeqattnError(f"{table.path} counts notes, but the data have none; give a column 'time' instead of 'note'")
-    sizes = np.diff(stays.notes.starts)
-    inside = (number >= 0) & (number < sizes[owner])
-    target = stays.notes.starts[owner[inside]] + number[inside].astype(np.int64)
+    sizes, number = np.diff(stays.notes.starts), table.whole_numbers("note")[row]
+    for wrong in np.flatnonzero((number < 0) | (number >= sizes[owner]))[:1]:
+        problem = f"stay {stays.ids[owner[wrong]]} has {sizes[owner[wrong]]} notes, none of number {number[wrong]}"
+        raise table.fault(row[wrong], f"{problem}; count them from 0, in the order of time")
+    target = stays.notes.starts[owner] + number
+    twice = np.setdiff1d(np.arange(len(target)), np.unique(target, return_index=True)[1])
+    for second in twice[:1]:
+        problem = f"note {number[second]} of stay {stays.ids[owner[second]]} is there twice"
+        raise table.fault(row[second], f"{problem}; give each note one vector")
     joined = np.full((len(stays.notes.times), vectors.shape[1]), np.nan, np.float32)
-    joined[target] = vectors[inside]
+    joined[target] = vectors
     missing = np.flatnonzero(np.isnan(joined[:, 0]))
     if len(missing):
         stay = int(np.searchsorted(stays.notes.starts, missing[0], side="right")) - 1

@@ -16,6 +16,7 @@ from seqattn.data.clinical.events import add, sort_events
 from seqattn.data.clinical.partition import hold_out, random_splits
 from seqattn.data.clinical.records import Stays
 from seqattn.data.clinical.schema import Variable
+from seqattn.data.clinical.tables import Table
 from seqattn.errors import SeqattnError, nearest
 
 SETS = ("a", "b", "c")
@@ -24,6 +25,7 @@ SPLITS = ("challenge", "random", "strats")
 WINDOW = 48.0
 _HEADER = b"Time,Parameter,Value"
 _STATIC = ("RecordID", "Age", "Gender", "Height", "ICUType")
+_CODES = {"Gender": (0, 1), "ICUType": (1, 2, 3, 4)}  # negative: not known
 _OUTCOMES = ("RecordID", "SAPS-I", "SOFA", "Length_of_stay", "Survival", "In-hospital_death")
 
 # ranges are what a living patient and the unit allow; laboratory values with long tails are scaled by the logarithm
@@ -72,9 +74,11 @@ def read_physionet2012(
     labelled: False reads the sets that are there, without outcomes and splits, for prediction.
 
     37 series variables (Weight among them) and 7 static values (the ICU's type one-hot); a negative value is missing.
-    Rows without a parameter's name and stays without a series are left out and counted. Every stay is a subject.
+    Rows without a parameter's name, stays without a series, and outcomes without a record are left out and counted.
+    Every stay is a subject.
 
-    Raises SeqattnError for options out of range, files that are missing or damaged, and rows that cannot be read.
+    Raises SeqattnError for options out of range, files that are missing or damaged, rows that cannot be read, unknown
+    parameters, genders and types of the ICU, records without an outcome or with two, and outcomes that are no numbers.
     """
     for value, known in ((label, LABELS), (split, SPLITS)):
         if value not in known:
@@ -82,8 +86,14 @@ def read_physionet2012(
     folder = data_folder("physionet2012", ("set-?.tar*", "set-?"), data_dir)
     sets = [name for name in SETS if labelled or any(folder.glob(f"set-{name}*"))]
     parts = [cached(archive_or_folder(folder, f"set-{name}"), parse_physionet2012) for name in sets]
-    outcomes = pd.concat([_outcomes(folder / f"Outcomes-{name}.txt") for name in sets]) if labelled else None
-    stays = _build(parts, outcomes, label, duplicates)
+    counts: dict[str, int] = {}
+    for name, part in zip(sets, parts, strict=True):
+        _check_rows(part, archive_or_folder(folder, f"set-{name}"))
+    labels = None
+    if labelled:
+        files = [folder / f"Outcomes-{name}.txt" for name in sets]
+        labels = [_labels(part["record"], file, label, counts) for part, file in zip(parts, files, strict=True)]
+    stays = _build(parts, labels, label, duplicates, counts)
     if split == "random" and labelled:
         return replace(stays, splits=random_splits(stays, seed))
     return replace(stays, splits=_strats_splits(stays, seed)) if split == "strats" and labelled else stays
@@ -124,21 +134,63 @@ def _minutes(time: str) -> int:
     return 60 * int(hours) + int(minutes)
 
 
-def _outcomes(path: Path) -> pd.DataFrame:
+def _check_rows(part: Arrays, path: Path) -> None:
+    """Raise SeqattnError, naming the file, for an unknown parameter, gender or type of the ICU."""
+    known = [*_STATIC, *(variable.name for variable in VARIABLES)]
+    for number, name in enumerate(part["names"].tolist()):
+        if name and name not in known:
+            advice = nearest(name, known) or f"; known are {', '.join(known)}"
+            where = _file_of(part, np.flatnonzero(part["parameter"] == number)[0], path)
+            raise SeqattnError(f"{where}: parameter {name!r} is not one of the challenge{advice}")
+        if name in _CODES:
+            rows = np.flatnonzero((part["parameter"] == number) & (part["value"] >= 0))
+            for row in rows[~np.isin(part["value"][rows], _CODES[name])][:1]:
+                problem = f"{name} is {part['value'][row]:g}; it must be one of {', '.join(map(str, _CODES[name]))}"
+                raise SeqattnError(f"{_file_of(part, row, path)}: {problem}, or -1 where it is not known")
+
+
+def _file_of(part: Arrays, row: int, path: Path) -> str:
+    return f"{path}, {part['record'][part['stay'][row]]}.txt"
+
+
+def _outcomes(path: Path) -> Table:
     try:
-        table = pd.read_csv(path)
+        table = Table(pd.read_csv(path, skipinitialspace=True), path)
     except (OSError, ValueError) as error:
         raise SeqattnError(f"{path} cannot be read; put the challenge's file of outcomes there") from error
-    missing = [name for name in _OUTCOMES if name not in table.columns]
+    missing = [name for name in _OUTCOMES if name not in table.data]
     if missing:
-        raise SeqattnError(f"{path} has no column {missing[0]!r}{nearest(missing[0], table.columns) or '; add it'}")
+        raise SeqattnError(f"{path} has no column {missing[0]!r}{nearest(missing[0], table.data) or '; add it'}")
+    table.check_once("RecordID", "record")
     return table
 
 
-def _build(parts: list[Arrays], outcomes: pd.DataFrame | None, label: str, duplicates: str) -> Stays:
-    counts: dict[str, int] = {}
+def _labels(records: NDArray[np.str_], path: Path, label: str, counts: dict[str, int]) -> NDArray[np.float32]:
+    """(records,) the label of each record of one set, NaN where the length of stay is not known."""
+    table = _outcomes(path)
+    names = table.whole_numbers("RecordID").astype(np.str_)
+    absent = np.setdiff1d(records, names)
+    if len(absent):
+        problem = f"record {absent[0]} has no row in {path}, nor have {len(absent) - 1} more"
+        raise SeqattnError(f"{problem}; add them")
+    add(counts, "outcomes without a record left out", len(names) - len(records))
+    if label == "mortality":
+        values = table.labels("In-hospital_death")
+    else:
+        days = table.numbers("Length_of_stay")
+        values = np.where(np.isnan(days) | (days < 0), np.nan, days > 3)
+    order = np.argsort(names)
+    return values[order[np.searchsorted(names[order], records)]].astype(np.float32)
+
+
+def _build(
+    parts: list[Arrays], outcomes: list[NDArray[np.float32]] | None, label: str, duplicates: str, counts: dict[str, int]
+) -> Stays:
     records = np.concatenate([part["record"] for part in parts])
     sizes = [len(part["record"]) for part in parts]
+    unique, times = np.unique(records, return_counts=True)
+    if (times > 1).any():
+        raise SeqattnError(f"record {unique[times > 1][0]} is in two of the sets; remove it from one")
     (stay, minutes, channel, values), static = _columns(parts, np.cumsum([0, *sizes]), counts)
     drawn = channel != [variable.name for variable in VARIABLES].index("Weight")
     kept = np.bincount(stay[drawn], minlength=len(records)) > 0
@@ -146,7 +198,7 @@ def _build(parts: list[Arrays], outcomes: pd.DataFrame | None, label: str, dupli
     labels = np.full(len(records), np.nan, np.float32)
     splits = np.full(len(records), "", dtype="U5")
     if outcomes is not None:
-        labels, splits = _labels(records, outcomes, label), np.repeat(["train", "valid", "test"], sizes)
+        labels, splits = np.concatenate(outcomes), np.repeat(["train", "valid", "test"], sizes)
         add(counts, "stays of unknown length left out", (kept & np.isnan(labels)).sum())
         kept &= ~np.isnan(labels)
     events = sort_events(
@@ -170,10 +222,6 @@ def _columns(
     for part, offset in zip(parts, offsets, strict=False):
         add(counts, "rows without a parameter's name left out", (part["parameter"] == 0).sum())
         numbers = np.array([(fields | channels).get(str(name), -1) for name in part["names"]])
-        strange = [str(name) for name in part["names"][numbers == -1] if name]
-        if strange:
-            advice = nearest(strange[0], channels) or "; remove its rows"
-            raise SeqattnError(f"parameter {strange[0]!r} is not one of the challenge{advice}")
         channel = numbers[part["parameter"]]
         negative = (part["value"] < 0) & (channel != -1)
         add(counts, "negative values taken as missing", negative.sum())
@@ -188,18 +236,6 @@ def _columns(
     _, age, gender, height, unit = static.T
     one_hot = [np.where(np.isnan(unit), np.nan, unit == number) for number in (1, 2, 3, 4)]
     return (stay, minutes, channel, values), np.stack([age, gender, height, *one_hot], axis=1).astype(np.float32)
-
-
-def _labels(records: NDArray[np.str_], outcomes: pd.DataFrame, label: str) -> NDArray[np.float32]:
-    by_record = outcomes.assign(RecordID=outcomes["RecordID"].astype(str)).set_index("RecordID")
-    absent = [record for record in records.tolist() if record not in by_record.index]
-    if absent:
-        raise SeqattnError(f"record {absent[0]} has no row in the outcomes, nor have {len(absent) - 1} more; add them")
-    ordered = by_record.loc[records]
-    if label == "mortality":
-        return ordered["In-hospital_death"].to_numpy(np.float32)
-    days = ordered["Length_of_stay"].to_numpy(np.float32)
-    return np.where(days < 0, np.nan, days > 3).astype(np.float32)
 
 
 def _strats_splits(stays: Stays, seed: int) -> NDArray[np.str_]:

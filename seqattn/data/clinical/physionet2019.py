@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from seqattn.data.clinical.archives import Arrays, archive_or_folder, cached, data_folder, joined, text_files
+from seqattn.data.clinical.archives import Arrays, archive_or_folder, cached, data_folder, joined, no_number, text_files
 from seqattn.data.clinical.events import add, sort_events
 from seqattn.data.clinical.partition import random_splits
 from seqattn.data.clinical.records import Stays
@@ -107,9 +107,13 @@ def parse_physionet2019(path: Path) -> Arrays:
     try:
         table = pd.read_csv(text, sep="|", header=None, names=_COLUMNS, dtype=np.float32, skip_blank_lines=False)
     except ValueError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise SeqattnError(f"{path}: a value is no number ({reason}); mend or remove its file") from error
+        row, entry = no_number(text, _COLUMNS, _COLUMNS, "|")
+        name = np.repeat(names, lengths)[row]
+        raise SeqattnError(f"{path}, {name}.psv: {entry}, a value is no number; mend it or write NaN") from error
     stay = np.repeat(np.arange(len(names), dtype=np.int32), lengths)
+    for strange in np.flatnonzero(~table["SepsisLabel"].isin((0, 1)).to_numpy())[:1]:
+        problem = f"SepsisLabel is {table['SepsisLabel'].iloc[strange]:g}"
+        raise SeqattnError(f"{path}, {names[stay[strange]]}.psv: {problem}; it must be 0 or 1")
     starts = np.concatenate([[0], np.cumsum(lengths)])
     row = (np.arange(len(stay)) - starts[:-1][stay]).astype(np.int32)
     positive = np.flatnonzero(table["SepsisLabel"].to_numpy() == 1)

@@ -4,7 +4,8 @@ import functools
 import inspect
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from seqattn.data.clinical.archives import READER_VERSION
 from seqattn.data.clinical.long_tables import read_long_tables
 from seqattn.data.clinical.meds import is_meds, read_meds
 from seqattn.data.clinical.mimic3 import read_mimic3
+from seqattn.data.clinical.note_files import attach_vectors, is_vector_file
 from seqattn.data.clinical.physionet2012 import read_physionet2012
 from seqattn.data.clinical.physionet2019 import read_physionet2019
 from seqattn.data.clinical.records import Stays
@@ -73,6 +75,54 @@ def read_source(dataset: str, data_dir: str | None = None, *, labelled: bool = T
 def takes(dataset: str, option: str) -> bool:
     """Whether the source's reader has an option."""
     return option in _options(_reader(dataset, None)[0])
+
+
+def read_stays(
+    dataset: str | Stays,
+    data_dir: str | None,
+    options: Mapping[str, Any],
+    notes: str | None,
+    *,
+    labelled: bool = True,
+    window: float | None = None,
+) -> Stays:
+    """The stays of a source, or the given ones, with the notes that `notes` asks for.
+
+    notes: None leaves texts out, and keeps the vectors that given stays hold; a file of vectors is attached.
+    window: hours, where the source's reader takes a window and the options name none. Other arguments: `read_source`.
+
+    Raises SeqattnError for what `read_source` refuses, options of given stays, and missing notes.
+    """
+    if isinstance(dataset, Stays):
+        return _given(dataset, data_dir, options, notes)
+    more: dict[str, Any] = {}
+    if notes is None and takes(dataset, "with_notes"):
+        more["with_notes"] = False
+    if window is not None and takes(dataset, "window"):
+        more["window"] = window
+    stays = read_source(dataset, data_dir, labelled=labelled, **{**more, **options})
+    if notes is not None:
+        return _with_notes(stays, notes, dataset)
+    return replace(stays, notes=None)
+
+
+def _given(stays: Stays, data_dir: str | None, options: Mapping[str, Any], notes: str | None) -> Stays:
+    if options or data_dir is not None:
+        raise SeqattnError("options and data_dir are for a reader, but the stays are there already; leave them out")
+    encoded = stays.notes is not None and stays.notes.vectors is not None
+    if notes is None:
+        return stays if encoded else replace(stays, notes=None)
+    if encoded:
+        raise SeqattnError(f"the stays' notes have vectors, so notes={notes!r} has nothing to do; leave it out")
+    return _with_notes(stays, notes, "the given data")
+
+
+def _with_notes(stays: Stays, notes: str, source: str) -> Stays:
+    if is_vector_file(notes):
+        return attach_vectors(stays, notes)
+    if stays.notes is None:
+        raise SeqattnError(f"{source} has no notes; set notes to null or give a file of vectors")
+    return stays
 
 
 def _reader(dataset: str, data_dir: str | None) -> tuple[Callable[..., Stays], str | None]:

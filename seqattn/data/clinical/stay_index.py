@@ -3,12 +3,14 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from seqattn.data.clinical.events import add
 from seqattn.data.clinical.records import Indices
 from seqattn.data.clinical.tables import Table
 from seqattn.errors import SeqattnError
+
+_EVERY_STAY = ("static", "anchors")  # tables of one row for every stay
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +26,21 @@ class StayIndex:
     window: float
 
     @classmethod
-    def of(cls, tables: dict[str, Table], window: float, labelled: bool) -> "StayIndex":
+    def of(cls, tables: dict[str, Table], window: float, labelled: bool, counts: dict[str, int]) -> "StayIndex":
+        """The stays of the labels, else those of all other tables.
+
+        static and anchors name every stay: where one is there, a label of a stay that no other table names is an error.
+        Where neither is, a label alone tells of a stay without events: it is kept, and counted.
+        """
         named = {name: table.factorized("id")[1] for name, table in tables.items() if "id" in table.data}
+        for name in ("labels", *_EVERY_STAY) if labelled else _EVERY_STAY:
+            if name in tables:
+                tables[name].check_once("id", "stay")
         others = [ids for name, ids in named.items() if name not in ("labels", "splits")]
         ids = named["labels"] if labelled else np.unique(np.concatenate(others))
         if labelled:
-            _check_ids(tables["labels"], named)
+            unnamed = _check_ids(tables["labels"], named)
+            add(counts, "labels of stays that no other table names kept as stays without events", len(unnamed))
         index = cls(ids, None, np.zeros(len(ids)), window)
         if "anchors" in tables:
             place, kept = index.places(tables["anchors"])
@@ -69,19 +80,17 @@ class StayIndex:
         return hours
 
 
-def _check_ids(labels: Table, named: dict[str, NDArray[np.str_]]) -> None:
+def _check_ids(labels: Table, named: dict[str, NDArray[np.str_]]) -> NDArray[np.str_]:
+    """The ids that only the labels name; raises SeqattnError where they name no stay, and for stays without a label."""
     ids = named["labels"]
-    codes = labels.factorized("id")[0]
-    if len(codes) > len(ids):
-        row = int(np.flatnonzero(pd.Series(codes).duplicated())[0])
-        raise labels.fault(row, f"stay {ids[codes[row]]} is there twice; give each stay one row of labels")
     tables = {name: there for name, there in named.items() if name not in ("labels", "splits")}
     for name, there in tables.items():
         absent = np.setdiff1d(there, ids)
         if len(absent):
             problem = f"{len(absent)} stays of the table {name} have no row in {labels.path}, the first is {absent[0]}"
             raise SeqattnError(f"{problem}; add their labels or remove them")
-    unknown = np.setdiff1d(ids, np.concatenate(list(tables.values())))
-    if len(unknown) and tables.keys() & {"static", "anchors"}:  # tables that have every stay
-        problem = f"{len(unknown)} labels of {labels.path} belong to no stay of the other tables"
-        raise SeqattnError(f"{problem}, the first is {unknown[0]}; remove them")
+    unnamed = np.setdiff1d(ids, np.concatenate(list(tables.values())))
+    if len(unnamed) and tables.keys() & set(_EVERY_STAY):
+        problem = f"{len(unnamed)} labels of {labels.path} belong to no stay of the other tables"
+        raise SeqattnError(f"{problem}, the first is {unnamed[0]}; remove them")
+    return unnamed

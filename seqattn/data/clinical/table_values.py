@@ -25,11 +25,13 @@ def event_values(table: Table, channel: Indices, variables: tuple[Variable, ...]
     if not categorical.any() or pd.api.types.is_numeric_dtype(given):
         return table.numbers("value")
     values = pd.to_numeric(given, errors="coerce").to_numpy(np.float64, copy=True)
-    for row in np.flatnonzero(np.isnan(values) & given.notna().to_numpy() & ~categorical)[:1]:
+    texts = table.texts("value", values)
+    for row in texts[~categorical[texts]][:1]:
         text = str(given.iloc[int(row)])[:40]
         name = variables[channel[row]].name
         raise table.fault(row, f"value is {text!r}, not a number, and variable {name!r} has no categories")
-    texts = np.flatnonzero(np.isnan(values) & given.notna().to_numpy())
+    texts = np.flatnonzero(np.isnan(values) & given.notna().to_numpy() & categorical)
+    texts = texts[(given.iloc[texts].astype(str).str.lower() != "nan").to_numpy(bool)]
     numbers: dict[tuple[int, str], float] = {}
     for row, text in zip(texts.tolist(), given.iloc[texts].astype(str).tolist(), strict=True):
         key = (int(channel[row]), text)
@@ -42,11 +44,23 @@ def event_values(table: Table, channel: Indices, variables: tuple[Variable, ...]
     return values
 
 
+def _categories(table: Table, column: str, variable: Variable) -> NDArray[np.float64]:
+    codes, texts = pd.factorize(table.data[column])
+    numbers = [np.nan]  # of code -1, a gap
+    for code, text in reversed(list(enumerate(texts))):
+        try:
+            numbers.insert(0, variable.number(str(text)))
+        except SeqattnError as error:
+            raise table.fault(np.flatnonzero(codes == code)[0], str(error)) from error
+    return np.array(numbers)[codes]
+
+
 def static_values(table: Table | None, index: StayIndex, schema: Schema | None) -> tuple[tuple[Variable, ...], Floats]:
     """Variables and (stays, variables) values of the table of static values.
 
     A column of text without categories in the schema becomes a variable COLUMN=TEXT for each text, which is 1 where the
     stay has it and unknown elsewhere: so a stay's values do not depend on which other stays are read with it.
+    Numbers with gaps, empty or NA, stay numbers. Raises SeqattnError for a column of more than 100 texts.
     """
     if table is None:
         return (), np.empty((len(index.ids), 0), np.float32)
@@ -56,10 +70,10 @@ def static_values(table: Table | None, index: StayIndex, schema: Schema | None) 
     columns: list[NDArray] = []
     for name in (str(name) for name in table.data if name not in ("id", "subject")):
         given = table.data[name]
-        if pd.api.types.is_numeric_dtype(given) or pd.api.types.is_bool_dtype(given) or not given.notna().any():
-            found = {name: pd.to_numeric(given).to_numpy(np.float64)}
+        if table.is_numeric(name):
+            found = {name: table.numbers(name)}
         elif name in known and known[name].categories:
-            found = {name: np.array([known[name].number(str(v)) if pd.notna(v) else np.nan for v in given])}
+            found = {name: _categories(table, name, known[name])}
         else:
             texts = sorted({str(text) for text in given.dropna()})
             if len(texts) > 100:

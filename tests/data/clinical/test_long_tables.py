@@ -11,6 +11,7 @@ from seqattn.errors import SeqattnError
 
 EVENTS = "id,time,variable,value\nb,2,HR,80\nb,1,HR,70\na,0.5,BP,120\nb,1,BP,99\n"
 LABELS = "id,death\na,1\nb,0\nc,0\n"
+UNNAMED = "labels of stays that no other table names kept as stays without events"
 
 
 def write(folder: Path, **tables: str) -> Path:
@@ -39,7 +40,7 @@ def test_events_and_labels(tmp_path: Path) -> None:
     assert stays.lengths.tolist() == [1, 2, 0]
     assert (stays.label_names, stays.labels.tolist()) == (("death",), [[1], [0], [0]])
     assert (stays.window, set(stays.splits)) == (48, {""})
-    assert stays.counts == {"events out of order sorted": 1}
+    assert stays.counts == {UNNAMED: 1, "events out of order sorted": 1}
 
 
 def test_timestamps_with_starts(tmp_path: Path) -> None:
@@ -158,10 +159,17 @@ def test_parquet_timestamps_read_as_csv(tmp_path: Path) -> None:
         ({"events": ""}, "events.csv is empty"),
         ({"events": EVENTS.replace("value\n", "value,unity\n")}, "an unknown column 'unity'"),
         ({"events": EVENTS.replace("b,", "d,")}, "1 stays of the table events have no row"),
-        ({"labels": LABELS.replace("a,1", "a,yes")}, "line 2: death is 'yes', not a number"),
+        ({"labels": LABELS.replace("a,1", "a,yes")}, "line 2: label 'death' is yes; it must be 0 or 1"),
         ({"labels": LABELS.replace("a,1", "a,2")}, "line 2: label 'death' is 2; it must be 0 or 1"),
         ({"labels": LABELS.replace("a,1", "a,")}, "label 'death' is nan"),
         ({"labels": LABELS + "a,0\n"}, "line 5: stay a is there twice"),
+        ({"static": "id,age\na,1\nb,2\nc,3\na,4\n"}, "static.csv, line 5: stay a is there twice"),
+        ({"anchors": "id,start\na,2024-01-01\nb,2024-01-01\nb,2024-01-02\n"}, "anchors.csv, line 4: stay b is there"),
+        ({"splits": "id,split\na,train\nb,test\na,test\n"}, "line 2: id a is in train here and in test in a later row"),
+        ({"labels": "id,death,split\na,1,train\nb,0,train\nc,0,test\n", "splits": "id,split\na,test\n"},
+         "has a column 'split' and there is"),
+        ({"events": "id,time,variable,value\na,03:30,HR,8\nb,12:00,HR,8\n"},
+         "line 2: time is '03:30', which has no date; give hours such as 17.75, or timestamps"),
         ({"labels": "id\na\nb\n"}, "no column with a label"),
         ({"labels": "id,death,split\na,1,tran\nb,0,train\nc,0,test\n"}, "line 2: split is 'tran'; did you mean train"),
         ({"static": "id,age\na,1\nb,2\n"}, "1 labels of"),
@@ -174,6 +182,70 @@ def test_parquet_timestamps_read_as_csv(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_bad_tables_are_one_sentence(tmp_path: Path, tables: dict[str, str], message: str) -> None:
     assert message in error(tmp_path, **tables)
+
+
+@pytest.mark.parametrize("name", ["NA", "None", "null", "nan", "N/A"])
+def test_names_that_look_missing_are_names(tmp_path: Path, name: str) -> None:
+    """Ids, variables, categories and notes may be called as pandas writes a gap."""
+    (tmp_path / "schema.json").write_text(
+        Schema((Variable("eye", "category", categories={"None": 1, "open": 4}),), 48.0, 48).to_json()
+    )
+    events = f"id,time,variable,value\n{name},1,{name},5\nb,2,eye,None\nb,3,eye,open\nb,4,eye,nan\nb,5,eye,\n"
+    notes = f"id,time,text\nb,1,{name}\nb,2,\nb,3,  \n"
+    static = f"id,insurance,age\n{name},None,NA\nb,private,50\n"
+    stays = read_long_tables(
+        write(tmp_path, events=events, notes=notes, static=static, labels=f"id,death\n{name},1\nb,0\n")
+    )
+    assert set(stays.ids) == {"b", name}
+    assert {variable.name for variable in stays.variables} == {name, "eye"}
+    eye = [variable.name for variable in stays.variables].index("eye")
+    assert by_id(stays, "b").values[:, eye].tolist() == [1, 4]
+    assert by_id(stays, "b").note_texts == (name,)
+    assert [variable.name for variable in stays.static_variables] == ["insurance=None", "insurance=private", "age"]
+    assert np.nan_to_num(by_id(stays, name).static, nan=-1).tolist() == [1, -1, -1]
+    assert stays.counts == {
+        "events with a missing or infinite value left out": 2,
+        "notes without text or outside the window left out": 2,
+    }
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NaN", "NA", "None"])
+def test_numbers_may_be_missing(tmp_path: Path, missing: str) -> None:
+    events = f"id,time,variable,value\na,1,HR,5\na,2,HR,{missing}\nb,2,HR,6\nc,3,HR,7\n"
+    stays = read_long_tables(write(tmp_path, events=events))
+    assert stays.values.tolist() == [5, 6, 7]
+    assert stays.counts == {"events with a missing or infinite value left out": 1}
+
+
+def test_a_split_given_twice_alike_is_one(tmp_path: Path) -> None:
+    stays = read_long_tables(write(tmp_path, splits="id,split\na,train\nb,test\na,training\n"))
+    assert stays.splits.tolist() == ["train", "test", ""]
+
+
+def test_a_label_of_no_stay(tmp_path: Path) -> None:
+    """An error where a table names every stay; else it is all that is known of a stay, and counted."""
+    static = "id,age\na,1\nb,2\n"
+    assert "1 labels of" in error(tmp_path, static=static)
+    stays = read_long_tables(write(tmp_path, static=static + "c,3\n"))
+    assert (stays.lengths.tolist(), stays.counts) == ([1, 2, 0], {"events out of order sorted": 1})
+    (tmp_path / "static.csv").unlink()
+    assert read_long_tables(tmp_path).counts[UNNAMED] == 1
+
+
+def test_two_files_of_one_table(tmp_path: Path) -> None:
+    (write(tmp_path) / "events.parquet").touch()
+    assert "has both events.parquet and events.csv; remove the one" in error(tmp_path)
+
+
+def test_durations_in_parquet_are_hours(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    write(tmp_path)
+    (tmp_path / "events.csv").unlink()
+    time = pd.to_timedelta([1.5, 30], unit="h")
+    pd.DataFrame({"id": ["a", "b"], "time": time, "variable": "HR", "value": 1.0}).to_parquet(
+        tmp_path / "events.parquet"
+    )
+    assert read_long_tables(tmp_path).times.tolist() == [1.5, 30]
 
 
 def test_timestamps_need_starts(tmp_path: Path) -> None:

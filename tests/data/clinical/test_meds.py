@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,3 +229,144 @@ def test_damaged_folders_are_one_sentence(tmp_path: Path, code_map: Path) -> Non
     (twice / "labels" / "death" / "0.parquet").write_bytes(b"PAR1")
     with pytest.raises(SeqattnError, match="cannot be read as parquet"):
         read_meds(twice)
+
+
+def change(folder: Path, file: str, edit: Callable[[pd.DataFrame], object]) -> None:
+    """Write one of the folder's files anew after `edit` has changed its table."""
+    table = pd.read_parquet(folder / file)
+    changed = edit(table)
+    (table if changed is None else changed).to_parquet(folder / file)
+
+
+def put(column: str, row: int, value: object) -> Callable[[pd.DataFrame], object]:
+    """Put a value, of whatever type, into a column."""
+
+    def edit(table: pd.DataFrame) -> pd.DataFrame:
+        given = table[column].astype(object)
+        given.iloc[row] = value
+        return table.assign(**{column: given.astype(str).where(given.notna()) if isinstance(value, str) else given})
+
+    return edit
+
+
+DATA, DEATH, SPLITS = "data/0.parquet", "labels/death.parquet", "metadata/subject_splits.parquet"
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "message"),
+    [
+        (DATA, put("code", 3, None), r"0.parquet, row 4: the code is missing; give one"),
+        (DATA, put("subject_id", 1, None), r"0.parquet, row 2: the subject_id is missing"),
+        (DATA, put("subject_id", 1, "p7"), r"0.parquet, row 2: subject_id is 'p7', not a whole number"),
+        (DATA, put("subject_id", 1, 7.5), r"0.parquet, row 2: subject_id is '7.5', not a whole number"),
+        (DATA, put("time", 3, "yesterday"), r"0.parquet, row 4: time is 'yesterday', no time such as"),
+        (DATA, lambda table: table.assign(time=5), r"0.parquet, row 1: time is '5', no time such as"),
+        (DATA, put("numeric_value", 2, "abc"), r"0.parquet, row 3: numeric_value is 'abc', not a number"),
+        (DEATH, put("prediction_time", 2, None), r"death.parquet, row 3: the prediction_time is missing"),
+        (DEATH, put("subject_id", 0, None), r"death.parquet, row 1: the subject_id is missing"),
+        (DEATH, put("subject_id", 0, 9001), r"1: 1 rows are of subjects without an event in data/, the first is 9001"),
+        (DEATH, put("boolean_value", 0, "yes"), r"death.parquet, row 1: label 'boolean_value' is yes; it must"),
+        (DEATH, put("boolean_value", 0, None), r"death.parquet, row 1: label 'boolean_value' is None; it must"),
+        (SPLITS, put("subject_id", 0, 77), r"subject_splits.parquet, row 1: 1 rows are of subjects without .* is 77"),
+        (SPLITS, put("subject_id", 0, None), r"subject_splits.parquet, row 1: the subject_id is missing"),
+        (SPLITS, put("subject_id", 0, 9), r"subject_splits.parquet, row 2: subject 9 is there twice"),
+        (SPLITS, put("split", 1, "tets"), r"subject_splits.parquet, row 2: split is 'tets'; it must be train"),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_read_are_named(
+    meds: Path, file: str, edit: Callable[[pd.DataFrame], object], message: str
+) -> None:
+    change(meds, file, edit)
+    with pytest.raises(SeqattnError, match=message) as caught:
+        read_meds(meds)
+    assert "\n" not in str(caught.value)
+
+
+def test_timestamps_may_be_text(meds: Path) -> None:
+    before = read_meds(meds)
+    change(meds, DATA, lambda table: table.assign(time=table["time"].astype(str).where(table["time"].notna())))
+    np.testing.assert_array_equal(read_meds(meds).times, before.times)
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path, code_map: Path) -> None:
+    rows = [
+        *RAW,
+        (1, None, "HR", 60.0, None),  # a heart rate without a time, a variable that has times
+        (1, None, "SEX", None, "F"),  # a second sex
+        (2, None, "SEX", None, None),
+        (1, None, "NOTE", None, "without a time"),
+        (1, "2020-01-01 11:00", "NOTE", None, None),
+        (1, "2020-01-01 11:00", "NOTE", None, "  "),
+        (1, "2020-01-03 11:00", "NOTE", None, "late"),
+        (1, "2019-01-03 11:00", "HR", 50.0, None),
+        (3, "2020-01-01 11:00", "HR", 50.0, None),
+    ]
+    read = read_meds(write_raw(tmp_path / "raw", rows, LABEL), window=6.0, code_map=code_map)
+    assert read.counts == {
+        "events of codes that the code map lacks left out": 1,
+        "notes without text left out": 2,
+        "events and notes of subjects without a label left out": 1,
+        "events outside the window left out": 3,  # of subject 1 in 2019 and at 12:01, of subject 2 a day before
+        "notes outside the window left out": 1,
+        "notes without a time left out": 1,
+        "events without a time, of variables that have one elsewhere, left out": 1,
+        "static values missing or infinite left out": 1,
+        "static values repeated: last kept": 1,
+    }
+    assert read.notes is not None
+    assert read.notes.texts == ("a note",)
+    np.testing.assert_array_equal(read.static, [[0], [0], [np.nan]])
+
+
+def test_every_event_is_read_or_counted(tmp_path: Path, code_map: Path) -> None:
+    random = np.random.default_rng(0)
+    hours = random.integers(0, 200, 300)
+    rows: list[tuple] = [
+        (int(subject), f"2020-01-{1 + hour // 24:02d} {hour % 24:02d}:00", "HR", float(place), None)
+        for place, (subject, hour) in enumerate(zip(random.integers(1, 4, 300), hours, strict=True))
+    ]
+    labels = [(1, "2020-01-04 00:00", True), (2, "2020-01-06 00:00", False)]
+    read = read_meds(write_raw(tmp_path / "raw", rows, labels), code_map=code_map)
+    assert len(read.times) + sum(read.counts.values()) - read.counts.get("events out of order sorted", 0) == 300
+
+
+def test_labels_need_no_values_for_prediction(meds: Path) -> None:
+    whole = read_meds(meds, labelled=False)
+    for name in ("death", "sepsis_shock"):
+        change(meds, f"labels/{name}.parquet", lambda table: table[["subject_id", "prediction_time"]])
+    read = read_meds(meds, labelled=False)
+    assert (read.ids.tolist(), read.label_names) == (whole.ids.tolist(), ())
+    with pytest.raises(SeqattnError, match=r"death.parquet has no label in boolean_value"):
+        read_meds(meds)
+
+
+def test_prediction_counts_subjects_without_a_time(tmp_path: Path, code_map: Path) -> None:
+    rows = [*RAW, (3, None, "SEX", None, "F"), (4, "2020-01-01 00:00", "UNKNOWN", 1.0, None)]
+    folder = write_raw(tmp_path / "raw", rows)
+    read = read_meds(folder, code_map=code_map, labelled=False)
+    assert read.subjects.tolist() == ["1", "2"]
+    assert read.counts["subjects without an event that has a time left out"] == 2
+    (tmp_path / "other.yaml").write_text("variables: {X: {exact: [X]}}")
+    with pytest.raises(SeqattnError, match="no event with a time of a variable or note; check its code map"):
+        read_meds(folder, code_map=tmp_path / "other.yaml", labelled=False)
+
+
+def test_a_subject_without_anything_is_written_and_read(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    samples = [
+        {"id": "7", "times": [1], "values": [[80.0]], "label": {"death": 1}},
+        {"id": "07", "times": [], "values": np.empty((0, 1)), "label": {"death": 0}},
+    ]
+    write_meds(from_samples(samples, ["HR"], window=48.0), tmp_path / "meds")
+    read = read_meds(tmp_path / "meds")
+    assert sorted(zip(read.lengths.tolist(), read.labels[:, 0].tolist(), strict=True)) == [(0, 0), (1, 1)]
+    assert len(set(read.subjects)) == 2
+
+
+def test_a_label_is_one_file_or_folder(meds: Path) -> None:
+    (meds / "labels" / "death").mkdir()
+    with pytest.raises(SeqattnError, match=r"has both a folder death and death.parquet; remove one"):
+        read_meds(meds)
+    (meds / "labels" / "death.parquet").unlink()
+    with pytest.raises(SeqattnError, match=r"death holds no label file \*.parquet"):
+        read_meds(meds)

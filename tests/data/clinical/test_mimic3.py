@@ -126,13 +126,14 @@ def test_clocks(folder: Path) -> None:
     start = intime(folder, subject)
     hours = (-25, -23, 0.5, 47.9, 48.1, 49.9, 50.2)
     notes = [{"time": stamp(start, hour), "text": str(hour), "category": "Nursing"} for hour in hours]
-    notes.append({"time": stamp(start, 0.5), "text": "of the same time"})
+    notes += [{"time": stamp(start, 0.5), "text": text} for text in ("of the same time", " ", None)]
     (folder / "notes" / f"{subject}_{number}").write_text(json.dumps(notes))
     place = read_mimic3(folder).ids.tolist().index(name)
 
     stay = read_mimic3(folder).stay(place)
     assert stay.note_texts == ("-23", "0.5", "of the same time", "47.9")
     np.testing.assert_allclose(stay.note_times, [-23, 0.5, 0.5, 47.9], rtol=1e-4)
+    assert read_mimic3(folder).counts["notes without text left out"] == 2
     assert read_mimic3(folder, earliest_note=0).stay(place).note_texts == ("0.5", "of the same time", "47.9")
 
     (folder / "starts.json").write_text(json.dumps({f"{subject}_{number}": stamp(start, 1.0)}))
@@ -174,18 +175,39 @@ def test_validation_list_may_be_absent(folder: Path) -> None:
 def test_unknown_category_offers_the_nearest(folder: Path) -> None:
     name, _, _ = first(read_mimic3(folder))
     write_series(folder, name, [row(1, Glascow_coma_scale_eye_opening="Spontaneous")])
-    with pytest.raises(SeqattnError, match=r"unknown category 'Spontaneous'.*mean Spontaneously"):
+    with pytest.raises(SeqattnError, match=rf"{name}_timeseries.csv: .*unknown category 'Spontaneous'.*mean Spont"):
         read_mimic3(folder)
+
+
+def again(folder: Path, name: str, line: str) -> None:
+    """Another line in a listfile."""
+    with (folder / TASK / f"{name}_listfile.csv").open("a") as file:
+        file.write(f"{line}\n")
+
+
+def header(folder: Path, name: str, before: str, after: str) -> None:
+    path = folder / TASK / "train" / f"{name}_timeseries.csv"
+    path.write_text(path.read_text().replace(before, after))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f, n, s: write_series(f, n, ["1,fast" + "," * 16]), "a value is no number"),
+        (lambda f, n, s: write_series(f, n, ["1" + "," * 17, "1,fast" + "," * 16]),
+         "_episode1_timeseries.csv: Capillary refill rate is 'fast', a value is no number"),
+        (lambda f, n, s: header(f, n, "Heart Rate", "Hart Rate"), "no column 'Heart Rate'; did you mean Hart Rate"),
+        (lambda f, n, s: header(f, n, "Height,", ""), "no column 'Height'; mend"),
+        (lambda f, n, s: header(f, n, "pH", "pH,pO2"), "a column 'pO2' that is not due"),
+        (lambda f, n, s: header(f, n, "Weight,pH", "pH,Weight"), "column 17 of the header is 'pH', which is out"),
         (lambda f, n, s: write_series(f, n, ["1,80" + "," * 19]), "a row has not the 18 fields"),
         (lambda f, n, s: (f / TASK / "train" / f"{n}_timeseries.csv").unlink(), "which the listfile names, cannot be"),
-        (lambda f, n, s: (f / TASK / "train" / f"{n}_timeseries.csv").write_text("Hour\n"), "the header is 'Hour'"),
-        (lambda f, n, s: (f / TASK / "train_listfile.csv").write_text("stays,y_true\n"), "no column 'stay'; did you"),
+        (lambda f, n, s: (f / TASK / "train" / f"{n}_timeseries.csv").write_text("Hour\n"), "no column 'Hours'; did"),
+        (lambda f, n, s: (f / TASK / "train_listfile.csv").write_text("stays,y_true\n"), "no column 'stay' .*; did"),
+        (lambda f, n, s: again(f, "train", f"{n}_timeseries.csv,0"), "train_listfile.csv, line .* is there twice"),
+        (lambda f, n, s: again(f, "val", f"{n}_timeseries.csv,0"), "_timeseries.csv is in two of its listfiles"),
+        (lambda f, n, s: again(f, "test", "x_timeseries.csv,dead"), "label 'y_true' is dead; it must be 0 or 1"),
+        (lambda f, n, s: again(f, "test", "x_timeseries.csv,"), "label 'y_true' is nan; it must be 0 or 1"),
+        (lambda f, n, s: again(f, "test", ",1"), "test_listfile.csv, line .*: the stay is missing"),
         (lambda f, n, s: (f / "root" / "train" / s / "stays.csv").unlink(), "the start of stay 1 of subject"),
         (lambda f, n, s: (f / "notes" / f"{s}_1").write_text("no json"), "neither a JSON object"),
         (lambda f, n, s: (f / "notes" / f"{s}_1").write_text('{"soon": ["x"]}'), "'soon' is no time"),

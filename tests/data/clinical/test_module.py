@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from seqattn.data.clinical.datasets import ClinicalDataset
-from seqattn.data.clinical.in_memory import from_samples
+from seqattn.data.clinical.in_memory import from_pypots, from_samples
 from seqattn.data.clinical.module import ClinicalDataModule, prediction_dataset
 from seqattn.data.clinical.preparation import apply_schema, fit_schema, prepare
+from seqattn.data.clinical.records import Stays
 from seqattn.data.clinical.schema import Schema
 from seqattn.data.clinical.sources import read_source
 from seqattn.errors import SeqattnError
@@ -48,7 +49,11 @@ def write_tables(folder: Path, stays: int = 40, *, splits: bool = True, extra: s
 
 
 def module(folder: Path, **options) -> ClinicalDataModule:
-    data = ClinicalDataModule(str(folder), **options)
+    return fitted(str(folder), **options)
+
+
+def fitted(dataset: str | Stays, **options) -> ClinicalDataModule:
+    data = ClinicalDataModule(dataset, **options)
     data.setup()
     return data
 
@@ -239,6 +244,66 @@ def test_a_stays_static_texts_do_not_depend_on_the_others(tmp_path: Path) -> Non
 def test_variables_that_training_lacks_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module(write_tables(tmp_path, extra="s7,3,Lactate,5\n"))
     assert "1 variables that no training stay has (Lactate)" in capsys.readouterr().err
+
+
+def in_memory(*, notes: bool = False, vectors: bool = False) -> Stays:
+    """40 stays of two variables; every third dies, with a fast heart."""
+    samples = [
+        {"id": str(n), "times": [1, 2 + n % 40], "values": [[60 + 40 * (n % 3 == 0), np.nan], [np.nan, 100 - n]],
+         "label": {"death": int(n % 3 == 0)}}
+        | ({"note_times": [3], "notes": [[1.0, n] if vectors else f"note number {n}"]} if notes or vectors else {})
+        for n in range(40)
+    ]  # fmt: skip
+    return from_samples(samples, ["HR", "BP"], window=48.0)
+
+
+def test_given_stays_are_split_scaled_and_batched() -> None:
+    data = fitted(in_memory(), batch_size=16)
+    assert data.schema.names == ("HR", "BP")
+    assert [len(part) for part in (data.train_indices, data.val_indices, data.test_indices)] == [32, 4, 4]
+    assert next(iter(data.train_dataloader()))["values"].shape == (16, 2, 2)
+    assert "dataset" not in data.hparams
+    values = np.random.default_rng(0).normal(size=(30, 5, 3))
+    pypots = fitted(from_pypots({"X": values, "y": np.arange(30) % 2}))
+    assert next(iter(pypots.train_dataloader()))["values"].shape == (24, 5, 3)
+
+
+def test_given_stays_fit_a_model() -> None:
+    """A tiny fit on batches: the loss falls on a label that the values tell."""
+    torch.manual_seed(0)
+    data = fitted(in_memory())
+    model = InterleavedEHR(2, data.num_steps, data.num_labels, embed_dim=16, embed_time=8, num_heads=2, num_layers=1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        for batch in data.train_dataloader():
+            inputs = {name: batch[name] for name in INPUTS if name in batch}
+            loss = torch.nn.functional.cross_entropy(model(**inputs), batch["label"])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_notes_of_given_stays() -> None:
+    assert fitted(in_memory(notes=True)).note_width is None
+    assert fitted(in_memory(notes=True), notes="tfidf", note_dim=4).note_width == 4
+    assert fitted(in_memory(vectors=True)).note_width == 2
+    for stays, options, message in (
+        (in_memory(vectors=True), {"notes": "tfidf"}, "notes have vectors, so notes='tfidf' has nothing to do"),
+        (in_memory(), {"notes": "tfidf"}, "the given data has no notes"),
+        (in_memory(), {"options": {"window": 5}}, "the stays are there already; leave them out"),
+        (in_memory(), {"data_dir": "here"}, "the stays are there already; leave them out"),
+    ):
+        with pytest.raises(SeqattnError, match=message):
+            fitted(stays, **options)
+
+
+def test_given_stays_are_predicted() -> None:
+    data = fitted(in_memory())
+    dataset = prediction_dataset(in_memory().subset([5]), data.schema)
+    torch.testing.assert_close(dataset[0]["values"], ClinicalDataset(data.stays, steps=48)[5]["values"])
 
 
 def test_unknown_variables_at_prediction(tmp_path: Path) -> None:

@@ -109,7 +109,10 @@ def test_vectors_with_times_are_notes_of_their_own(tmp_path: Path) -> None:
     assert joined.notes.starts.tolist() == [0, 0, 0, 2]
     assert joined.notes.times.tolist() == [1, 3]
     np.testing.assert_array_equal(joined.notes.vectors, [[1], [0]])
-    assert joined.counts["notes outside the window left out"] == 2
+    assert joined.counts == {
+        "note vectors of stays that are not there left out": 1,
+        "notes outside the window left out": 2,
+    }
 
 
 def test_vectors_in_parquet(tmp_path: Path) -> None:
@@ -132,7 +135,13 @@ def test_vectors_in_parquet(tmp_path: Path) -> None:
         ("id,note\nc,1\n", np.full((1, 2), np.nan), "a NaN or an infinite value in row 1"),
         ("id\nc\n", np.zeros((1, 2)), "one of the columns 'note' and 'time'"),
         ("id,time\nc,1\n", np.zeros((1, 2)), "the data have notes of their own"),
-        ("id,note\nc,one\n", np.zeros((1, 2)), "note is 'one', not a number"),
+        ("id,note\nc,one\n", np.zeros((1, 2)), "line 2: note is 'one', not a whole number"),
+        ("id,note\nc,1\nc,0.5\n", np.zeros((2, 2)), "line 3: note is '0.5', not a whole number"),
+        ("id,note\nc,1\nc,\n", np.zeros((2, 2)), "line 3: the note is missing"),
+        ("id,note\nx,9\nc,2\n", np.zeros((2, 2)), "line 3: stay c has 2 notes, none of number 2; count them from 0"),
+        ("id,note\nb,-1\n", np.zeros((1, 2)), "stay b has 0 notes, none of number -1"),
+        ("id,note\nx,0\nc,1\nc,1\n", np.zeros((3, 2)), "line 4: note 1 of stay c is there twice"),
+        ("id,note\nx,0\n", np.zeros((1, 2)), "names no stay of the data, its first id is x"),
         ("id,note\nc,1\n", np.array([["x"]]), "does not hold vectors of one width"),
     ],
 )
@@ -141,6 +150,21 @@ def test_wrong_vectors_are_one_sentence(tmp_path: Path, rows: str, vectors: np.n
     (tmp_path / "v.csv").write_text(rows)
     with pytest.raises(SeqattnError, match=message):
         attach_vectors(stays(), tmp_path / "v.npy")
+
+
+def test_times_of_vectors_are_hours(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.zeros((1, 2)))
+    for time, message in (("2024-01-01", "time is a timestamp; give hours"), ("", "the time is missing")):
+        (tmp_path / "v.csv").write_text(f"id,time\nc,{time}\n")
+        with pytest.raises(SeqattnError, match=message):
+            attach_vectors(stays(with_notes=False), tmp_path / "v.npy")
+
+
+def test_vectors_of_stays_that_are_not_there_are_counted(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.zeros((6, 2)))
+    (tmp_path / "v.csv").write_text("id,note\nx,0\nc,0\nc,1\na,0\na,1\ny,3\n")
+    joined = attach_vectors(stays(), tmp_path / "v.npy")
+    assert joined.counts == {"note vectors of stays that are not there left out": 2}
 
 
 def test_missing_files_of_vectors(tmp_path: Path) -> None:

@@ -146,7 +146,10 @@ def test_one_set_without_outcomes_can_be_predicted(folder: Path) -> None:
         ("00:07,HR,8,0", r"1005.txt: a row has not the 3 fields"),
         ("00:07,HR,fast", r"the row '00:07,HR,fast'"),
         ("-1:07,HR,80", "the row"),
-        ("00:07,Hr2,80", r"parameter 'Hr2' is not one of the challenge; did you mean HR"),
+        ("00:07,Hr2,80", r"set-a, 1005.txt: parameter 'Hr2' is not one of the challenge; did you mean HR"),
+        ("00:07,Foo,3", r"set-a, 1005.txt: parameter 'Foo' is not one of the challenge; known are RecordID, Age"),
+        ("00:00,ICUType,9", r"set-a, 1005.txt: ICUType is 9; it must be one of 1, 2, 3, 4, or -1"),
+        ("00:00,Gender,2", r"set-a, 1005.txt: Gender is 2; it must be one of 0, 1, or -1"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_named(folder: Path, row: str, message: str) -> None:
@@ -157,7 +160,7 @@ def test_a_row_that_cannot_be_read_is_named(folder: Path, row: str, message: str
 
 def test_wrong_files_are_one_sentence(folder: Path, tmp_path: Path) -> None:
     (folder / "set-a" / "1000.txt").write_text("Zeit,Parameter,Value\n")
-    with pytest.raises(SeqattnError, match=r"1000.txt: the header is 'Zeit,Parameter,Value'"):
+    with pytest.raises(SeqattnError, match=r"1000.txt: the header has no column 'Time' \(it has Zeit\)"):
         read_physionet2012(folder)
     with pytest.raises(SeqattnError, match="does not exist"):
         read_physionet2012(tmp_path / "nowhere")
@@ -174,10 +177,38 @@ def test_missing_outcome_and_wrong_options(folder: Path) -> None:
         read_physionet2012(folder, label="mortalty")  # type: ignore[arg-type]
     path = folder / "Outcomes-b.txt"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
-    with pytest.raises(SeqattnError, match="record 1039 has no row in the outcomes"):
+    with pytest.raises(SeqattnError, match=r"record 1039 has no row in .*Outcomes-b.txt"):
         read_physionet2012(folder)
     path.write_text(path.read_text().replace("Length_of_stay", "Length_of_stays"))
     with pytest.raises(SeqattnError, match=r"no column 'Length_of_stay'; did you mean Length_of_stays\?"):
+        read_physionet2012(folder)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1039,1,1,4,-1,?", r"Outcomes-b.txt, line 21: label 'In-hospital_death' is \?; it must be 0 or 1"),
+        ("1039,1,1,4,-1,", r"line 21: label 'In-hospital_death' is nan"),
+        ("1039,1,1,4,-1,0\n1020,1,1,4,-1,0", r"line 22: record 1020 is there twice"),
+        ("10x,1,1,4,-1,0", r"line 21: RecordID is '10x', not a whole number"),
+    ],
+)
+def test_outcomes_that_cannot_be_read(folder: Path, row: str, message: str) -> None:
+    path = folder / "Outcomes-b.txt"
+    path.write_text("\n".join([*path.read_text().splitlines()[:-1], row, ""]))
+    with pytest.raises(SeqattnError, match=message):
+        read_physionet2012(folder)
+
+
+def test_outcomes_without_a_record_are_counted(folder: Path) -> None:
+    (folder / "set-b" / "1039.txt").unlink()
+    stays = read_physionet2012(folder)
+    assert len(stays) == 59
+    assert stays.counts["outcomes without a record left out"] == 1
+    write(folder, "a", 1038, FIXED.format(record=1038, age=20))
+    with (folder / "Outcomes-a.txt").open("a") as file:
+        file.write("1038,1,1,4,-1,0\n")
+    with pytest.raises(SeqattnError, match="record 1038 is in two of the sets"):
         read_physionet2012(folder)
 
 

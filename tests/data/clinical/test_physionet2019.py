@@ -115,7 +115,10 @@ def test_a_row_that_is_not_numbers_is_one_sentence(folder: Path) -> None:
     path = folder / "training_setA" / "p000003.psv"
     text = path.read_text()
     path.write_text(text.replace("\n5|", "\nfast|"))
-    with pytest.raises(SeqattnError, match="a value is no number"):
+    with pytest.raises(SeqattnError, match=r"training_setA, p000003.psv: HR is 'fast', a value is no number"):
+        read_physionet2019(folder)
+    path.write_text(text[:-2] + "7\n")
+    with pytest.raises(SeqattnError, match=r"p000003.psv: SepsisLabel is 7; it must be 0 or 1"):
         read_physionet2019(folder)
     path.write_text(text[:-20])
     with pytest.raises(SeqattnError, match=r"p000003.psv: a row has not the 41 fields of the header"):

@@ -207,5 +207,6 @@ def test_samples_with_notes_and_labels() -> None:
     sample = {"id": "a", "times": [1], "values": [[1.0]], "label": {"death": 1}, "split": "test"}
     stays = from_samples([{**sample, "notes": ["late", "b", "a"], "note_times": [49, 2, -3]}], ["HR"], window=48.0)
     assert stays.stay(0).note_texts == ("a", "b")
+    assert stays.counts == {"notes outside the window left out": 1}
     assert stays.label_names == ("death",)
     assert stays.splits.tolist() == ["test"]
