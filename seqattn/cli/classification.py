@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from seqattn.cli import training
+from seqattn.errors import SeqattnError
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder of NAME_TRAIN.ts and NAME_TEST.ts files.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of NAME_TRAIN.ts and NAME_TEST.ts files, searched first.")]
 
 
 def train(
@@ -27,10 +28,12 @@ def train(
     resume: training.Resume = None,
 ) -> None:
     """Train a classifier, evaluate it on TEST and write a run directory."""
+    if data_dir is not None and dataset is None and resume is None and not _names_dataset(config, assignments):
+        dataset = _only_dataset(data_dir)
     experiment = {
         "model.name": model,
         "data.dataset": dataset,
-        "data.data_dir": str(data_dir.absolute()) if data_dir else None,
+        "data.data_dir": str(data_dir) if data_dir else None,
         "seed": seed,
         "protocol": protocol,
     }
@@ -38,6 +41,26 @@ def train(
     training.start_training(
         "classification", config, model or "mptsnet", assignments, experiment, hardware, out, resume
     )
+
+
+def _names_dataset(config: str | None, assignments: list[str] | None) -> bool:
+    """Whether the user's own file or --set names the data set; that of a shipped configuration is only a default."""
+    from seqattn.experiment.loading import is_file_name
+
+    keys = {assignment.partition("=")[0].strip() for assignment in assignments or []}
+    return bool(keys & {"data", "data.dataset"}) or (config is not None and is_file_name(config))
+
+
+def _only_dataset(data_dir: Path) -> str:
+    from seqattn.data.archive import datasets_in
+
+    names = datasets_in(data_dir)
+    if not names:
+        raise SeqattnError(f"{data_dir} holds no NAME_TRAIN.ts with its NAME_TEST.ts: check the path, or add --dataset")
+    if len(names) > 1:
+        listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        raise SeqattnError(f"{data_dir} holds {len(names)} data sets ({listed}): choose one with --dataset")
+    return names[0]
 
 
 def evaluate(run: training.Run, data_dir: DataDir = None) -> None:

@@ -4,6 +4,7 @@ import functools
 import os
 import runpy
 import socket
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -29,12 +30,20 @@ def find_split(dataset: str, split: Split, data_dir: str | Path | None = None) -
     """The file of one split of a data set, downloaded if need be.
 
     Looked for as FOLDER/DATASET_SPLIT, FOLDER/DATASET/DATASET_SPLIT and FOLDER/uea/DATASET/DATASET_SPLIT, .ts before
-    .arff: in `data_dir`, or where none is given in $SEQATTN_DATA (where unset: ../shared/data, if there is one) and
-    among the files of sktime; then among earlier downloads. Any other name of the archive is downloaded into the cache.
+    .arff: in `data_dir`, in $SEQATTN_DATA (where unset: ../shared/data, if there is one), among the files of sktime and
+    among earlier downloads. Any other name of the archive is downloaded into the cache. Where `data_dir` is given and
+    does not hold the data set, a line on stderr says what is read instead.
 
     Raises SeqattnError for a `data_dir` that is no folder, a folder with only one of the splits, a failed download
     and an unknown name.
     """
+    file = _find(dataset, data_dir)[split]
+    if data_dir is not None and _user_folder(data_dir) not in Path(os.path.abspath(file)).parents:
+        _report_elsewhere(dataset, file.parent, _user_folder(data_dir))
+    return file
+
+
+def _find(dataset: str, data_dir: str | Path | None) -> dict[Split, Path]:
     for folder in _folders(dataset, data_dir):
         found = _splits_in(folder, dataset)
         if len(found) == 1:
@@ -43,14 +52,21 @@ def find_split(dataset: str, split: Split, data_dir: str | Path | None = None) -
             absent = f"{dataset}_{missing}{found[present].suffix}"
             raise SeqattnError(f"{folder} has {found[present].name} but no {absent}; put {absent} beside it")
         if found:
-            return found[split]
+            return found
     if dataset in _archive_names():
-        return _download(dataset, _advised_folder(dataset, data_dir))[split]
+        return _download(dataset, _advised_folder(dataset, data_dir))
     known = {*_archive_names(), *bundled_datasets(), *local_datasets(data_dir)}
     name = dataset[:100]
     files = f"{name}_TRAIN.ts and {name}_TEST.ts"
     advice = nearest(dataset, known) or f"; put {files} into {_advised_folder(name, data_dir)}"
     raise SeqattnError(f"there is no data set {name!r} in the folders searched or in the archive{advice}")
+
+
+@functools.cache
+def _report_elsewhere(dataset: str, found: Path, asked: Path) -> None:
+    """Say once, in the first of several processes, that a data set is not where the user expects it."""
+    if all(os.environ.get(variable, "0") == "0" for variable in ("RANK", "LOCAL_RANK", "NODE_RANK")):
+        print(f"{dataset} is not in {asked}: reading it from {found}", file=sys.stderr, flush=True)
 
 
 def bundled_datasets() -> list[str]:
@@ -64,19 +80,33 @@ def local_datasets(data_dir: str | Path | None = None) -> list[str]:
     return sorted(set().union(*(_names_in(folder) for root in roots for folder in (root, root / "uea"))))
 
 
+def datasets_in(data_dir: str | Path) -> list[str]:
+    """Names, sorted, of the data sets whose files lie in `data_dir` itself; of those in folders below, where none do.
+
+    Raises SeqattnError where `data_dir` is no folder.
+    """
+    folder = _user_folder(data_dir)
+    names = _names_in(folder) | _names_in(folder / "uea")
+    return sorted({name for name in names if _splits_in(folder, name)} or names)
+
+
+def _user_folder(data_dir: str | Path) -> Path:
+    folder = Path(os.path.abspath(os.path.expanduser(data_dir)))
+    if folder.is_file():
+        raise SeqattnError(f"the data folder {folder} is a file; give the folder that holds it")
+    if not folder.is_dir():
+        raise SeqattnError(f"the data folder {folder} does not exist; check the path")
+    return folder
+
+
 def _user_roots(data_dir: str | Path | None) -> Iterator[Path]:
     if data_dir is not None:
-        folder = Path(os.path.expanduser(data_dir))
-        if not folder.is_dir():
-            raise SeqattnError(f"the data folder {folder} does not exist; check the path")
-        yield folder
+        yield _user_folder(data_dir)
     yield Path(os.path.expanduser(os.environ.get("SEQATTN_DATA") or "../shared/data"))
 
 
 def _folders(dataset: str, data_dir: str | Path | None) -> Iterator[Path]:
-    roots = [*_user_roots(data_dir)]
-    roots = roots[:1] if data_dir is not None else [*roots, _sktime_folder() / "data"]
-    for root in (*roots, cache_folder() / "datasets"):
+    for root in (*_user_roots(data_dir), _sktime_folder() / "data", cache_folder() / "datasets"):
         yield from (root, root / dataset, root / "uea" / dataset)
 
 

@@ -38,7 +38,9 @@ def stratified_split(labels: NDArray[np.generic], fraction: float, seed: int) ->
         held[np.argmax(np.where(held < most, quotas - held, -np.inf))] += 1
     validation = np.sort(np.concatenate([group[:count] for group, count in zip(groups, held, strict=True)]))
     if not len(validation):
-        raise SeqattnError("every class has a single training case, so none can be held out: train on all (fold=None)")
+        raise SeqattnError(
+            "every class has a single training case, so none can be held out: use --protocol paper, which trains on all"
+        )
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 

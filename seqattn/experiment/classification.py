@@ -8,6 +8,7 @@ paper: all of TRAIN trains and the best TEST epoch is reported, as the publicati
 import json
 import math
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from seqattn.data.uea import UEADataModule, suggested_folds
 from seqattn.errors import SeqattnError
 from seqattn.experiment.callbacks import read_table
 from seqattn.experiment.config import ClassificationConfig, MPTSNetConfig
-from seqattn.experiment.evaluation import load_module, test_run, training_tensors
+from seqattn.experiment.evaluation import load_module, test_run, training_tensors, with_data_folder
 from seqattn.experiment.figures import learning_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write, atomic_write_text, is_first_process
 from seqattn.experiment.trainer import build_trainer, check_devices, fit
@@ -43,6 +44,8 @@ def train_run(config: ClassificationConfig, out: Path | None = None, resume: Pat
     Raises:
         SeqattnError: the data, the configuration or the machine do not allow it.
     """
+    if config.data.data_dir is not None:
+        config = with_data_folder(config, config.data.data_dir)
     folds = _check(config)
     if resume is not None:
         run = RunDirectory.open(resume)
@@ -50,6 +53,7 @@ def train_run(config: ClassificationConfig, out: Path | None = None, resume: Pat
         run = RunDirectory.create(out, "classification", f"{config.name}-{config.data.dataset}")
         run.write_config(config)
     if run.results.is_file():
+        run.read_results()  # says what to do where it is damaged
         raise SeqattnError(f"{run.path} has finished already: read its results.json, or train a new run")
     if folds > 1:
         rows, epochs = _cross_validate(config, run, folds)
@@ -73,8 +77,23 @@ def _check(config: ClassificationConfig) -> int:
         part = _data_module(config, folds, fold)
         part.setup()
         part.statistics()
-    build_module(config, data)
+    _note_short_series(build_module(config, data), data)
     return folds
+
+
+def _note_short_series(module: TimeSeriesClassification, data: UEADataModule) -> None:
+    """Say in the log that some training series cannot show a whole longest period, which is allowed."""
+    if not isinstance(module.network, MPTSNet) or not is_first_process():
+        return
+    longest, lengths = max(module.network.periods), data.train_set.lengths
+    short = int((lengths < longest).sum())
+    if short:
+        print(
+            f"note: {short} of {len(lengths)} training series are shorter (down to {lengths.min()} steps) than the "
+            f"longest period, {longest} steps: each is one segment of it, filled up with padding",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def build_module(config: ClassificationConfig, data: UEADataModule) -> TimeSeriesClassification:

@@ -2,12 +2,16 @@
 
 import csv
 import io
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,12 +23,14 @@ from seqattn.data.uea import SeriesDataset, UEADataModule, check_channels, check
 from seqattn.errors import SeqattnError
 from seqattn.experiment.config import ClassificationConfig
 from seqattn.experiment.figures import confusion_matrix, explained_series
-from seqattn.experiment.run_directory import RunDirectory, atomic_write, atomic_write_text
+from seqattn.experiment.run_directory import RunDirectory, atomic_write, atomic_write_text, disk_sentence
 from seqattn.experiment.trainer import check_weights, read_checkpoint
 from seqattn.layers.normalize import ChannelNormalizer
 from seqattn.models.mptsnet import MPTSNet
 from seqattn.models.saliency import check_saliency, period_saliency
 from seqattn.tasks.classification import TimeSeriesClassification, classification_metrics
+
+LINE_EVERY = 50  # pictures
 
 
 def load_module(run: RunDirectory) -> TimeSeriesClassification:
@@ -72,9 +78,15 @@ def evaluate_run(path: Path, data_dir: str | None = None) -> dict[str, Any]:
     config = run.read_config(ClassificationConfig)
     run.read_results()  # refuses a run that has not finished
     if data_dir is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"data_dir": data_dir})})
+        config = with_data_folder(config, data_dir)
     metrics = test_run(run, config, load_module(run))
     return {"dataset": config.data.dataset, "protocol": config.protocol, **metrics}
+
+
+def with_data_folder(config: ClassificationConfig, data_dir: str) -> ClassificationConfig:
+    """The configuration with `data_dir`, made absolute so that it means the same folder from anywhere."""
+    absolute = os.path.abspath(os.path.expanduser(data_dir))
+    return config.model_copy(update={"data": config.data.model_copy(update={"data_dir": absolute})})
 
 
 def test_run(run: RunDirectory, config: ClassificationConfig, module: TimeSeriesClassification) -> dict[str, Any]:
@@ -137,7 +149,7 @@ def explainable_network(module: TimeSeriesClassification, folder: Path) -> MPTSN
 def check_series(series: SeriesSet, module: TimeSeriesClassification, source: str) -> None:
     """Refuse channels, labels or lengths that the network was not trained for.
 
-    MPTSNet takes series as short as the longest period or as the shortest training series, whichever is less.
+    MPTSNet takes series as short as the longest period or as the shortest series of TRAIN and TEST, whichever is less.
     """
     options, network = module.hparams, module.network
     check_compatible(series, in_channels=options["in_channels"], classes=options["classes"], source=source)
@@ -162,7 +174,7 @@ def _check_shortest(series: SeriesSet, longest_period: int, min_length: int, sou
     if series.lengths[case] < shortest:
         raise SeqattnError(
             f"{source}, case {case + 1}: {series.lengths[case]} steps, but the longest period is {longest_period} and "
-            f"the shortest training series had {min_length}; give at least {shortest} steps"
+            f"the shortest series of TRAIN and TEST had {min_length}; give at least {shortest} steps"
         )
 
 
@@ -184,18 +196,40 @@ def write_predictions(path: Path, classes: Sequence[str], probabilities: Tensor)
 
 
 def explain_series(module: TimeSeriesClassification, series: SeriesSet, probabilities: Tensor, folder: Path) -> None:
-    """One PNG a series: its channels over the period-attention saliency, and the periods with their weights."""
+    """One PNG a series: its channels over the period-attention saliency, and the periods with their weights.
+
+    Earlier pictures of series in `folder` are deleted first. A terminal shows a bar, a log a line every 50 pictures.
+    """
+    _delete_pictures(folder)
+    terminal = sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=not terminal) as bar:
+        for case in bar.track(range(series.cases), description="drawing"):
+            _explain_case(module, series, case, probabilities[case], folder)
+            if not terminal and (case + 1) % LINE_EVERY == 0:
+                print(f"drew {case + 1} of {series.cases} pictures", file=sys.stderr, flush=True)
+
+
+def _delete_pictures(folder: Path) -> None:
+    for picture in folder.glob("case-*.png"):
+        try:
+            picture.unlink()
+        except OSError as error:
+            raise SeqattnError(disk_sentence(picture, error)) from error
+
+
+def _explain_case(
+    module: TimeSeriesClassification, series: SeriesSet, case: int, probabilities: Tensor, folder: Path
+) -> None:
     network, classes = explainable_network(module, folder), module.hparams["classes"]
-    for case in range(series.cases):
-        length = int(series.lengths[case])
-        values = torch.from_numpy(series.values[case : case + 1, :length]).to(module.device)
-        lengths = torch.tensor([length], device=module.device)
-        saliency, weights = period_saliency(network, module.normalizer(values, lengths), lengths)
-        chosen = int(probabilities[case].argmax())
-        title = f"case {case + 1}: {classes[chosen]} ({100 * probabilities[case, chosen]:.0f} %)"
-        if series.labels[case]:
-            title += f", labelled {series.labels[case]}"
-        explained_series(
-            values[0].cpu().numpy(), saliency[0].cpu().numpy(), network.periods, weights[0].tolist(), title,
-            folder / f"case-{case + 1:04d}.png",
-        )  # fmt: skip
+    length = int(series.lengths[case])
+    values = torch.from_numpy(series.values[case : case + 1, :length]).to(module.device)
+    lengths = torch.tensor([length], device=module.device)
+    saliency, weights = period_saliency(network, module.normalizer(values, lengths), lengths)
+    chosen = int(probabilities.argmax())
+    title = f"case {case + 1}: {classes[chosen]} ({100 * probabilities[chosen]:.0f} %)"
+    if series.labels[case]:
+        title += f", labelled {series.labels[case]}"
+    explained_series(
+        values[0].cpu().numpy(), saliency[0].cpu().numpy(), network.periods, weights[0].tolist(), title,
+        folder / f"case-{case + 1:04d}.png",
+    )  # fmt: skip

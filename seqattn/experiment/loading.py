@@ -47,7 +47,7 @@ def parse_config(
     Raises:
         SeqattnError: naming the first wrong key, unknown keys before wrong values.
     """
-    resolved = copy.deepcopy(dict(data))
+    resolved = _with_sections(schema, data)
     assigned = [_assign(resolved, override) for override in overrides]
     try:
         return schema.model_validate(resolved)
@@ -57,6 +57,12 @@ def parse_config(
     dotted = _dotted(failures[0]["loc"], resolved)
     where = "on the command line" if any(_related(key, dotted) for key in assigned) else f"in {path}"
     if failures[0]["type"] == "extra_forbidden":
+        if "model.name" in assigned and where == f"in {path}" and dotted in _keys(schema, {}):
+            name = resolved["model"]["name"]
+            raise SeqattnError(
+                f"the model {name!r} asked for on the command line does not go with {path}, which configures another "
+                f"one ({dotted} is no key of {name}): leave out --model, or choose another --config"
+            ) from None
         known = list(_keys(schema, resolved))
         raise SeqattnError(f"unknown configuration key {dotted!r} {where}{_suggestion(dotted, known)}") from None
     if failures[0]["type"] == "missing":
@@ -91,16 +97,31 @@ def model_names(schema: type[BaseModel]) -> list[str]:
     return [name for member in _models(schema.model_fields["model"].annotation) for name in _names(member)]
 
 
-def _find(source: str, task: str) -> Path:
+def is_file_name(source: str) -> bool:
+    """Whether a configuration is meant by its path and not by its shipped name."""
     path = Path(source)
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        return path
+    return path.suffix in (".yaml", ".yml") or len(path.parts) > 1
+
+
+def _find(source: str, task: str) -> Path:
+    if is_file_name(source):
+        return Path(source)
     shipped = config_folder() / task / f"{source}.yaml"
     if not shipped.is_file():
         names = [name for _, name in list_configs(task)]
         advice = nearest(source, names) or f"; choose one of {', '.join(names)} or pass a .yaml file"
         raise SeqattnError(f"no {task} configuration is named {source!r}{advice}")
     return shipped
+
+
+def _with_sections(schema: type[BaseModel], data: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with an empty section for each that must be there, so that what it lacks is named and not the section."""
+    resolved = copy.deepcopy(dict(data))
+    for name, field in schema.model_fields.items():
+        section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        if section and field.is_required() and resolved.get(name) is None:
+            resolved[name] = {}
+    return resolved
 
 
 def _assign(data: dict[str, Any], override: str) -> str:

@@ -114,14 +114,22 @@ class RunDirectory:
         """Return results.json.
 
         Raises:
-            SeqattnError: the run has not finished, or the file is not JSON.
+            SeqattnError: the run has not finished, or the file is unreadable or damaged.
         """
         try:
-            return json.loads(self.results.read_text(encoding="utf-8"))
+            results = json.loads(self.results.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise SeqattnError(f"{self.path} has no results.json: finish the run with --resume {self.path}") from None
+        except OSError as error:
+            raise SeqattnError(f"cannot read {self.results}: {error.strerror}; check its permissions") from None
         except ValueError:
-            raise SeqattnError(f"{self.results} is not valid JSON: write it again with 'seqattn eval'") from None
+            results = None
+        if not isinstance(results, dict):
+            raise SeqattnError(
+                f"{self.results} is damaged (no JSON object): delete it, and 'seqattn train {self.task()} --resume "
+                f"{self.path}' writes it again from the checkpoints"
+            )
+        return results
 
 
 def is_first_process() -> bool:

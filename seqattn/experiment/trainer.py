@@ -30,6 +30,7 @@ NOT_THE_USERS_CONCERN = (
     r".*Total length of `list` across ranks is zero.*",
     r".*`tensorboardX` has been removed.*",
     r".*Grad strides do not match bucket view strides.*",
+    r".*It is recommended to use `self\.log\(.*sync_dist=True.*",  # torchmetrics has reduced what the tasks log
 )
 
 
@@ -127,16 +128,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return a checkpoint on the CPU.
 
     Raises:
-        SeqattnError: the file is missing or not a checkpoint.
+        SeqattnError: the file is missing, unreadable or not a checkpoint.
     """
     if not path.is_file():
-        raise SeqattnError(f"there is no checkpoint {path}: the run was stopped before its first epoch; train it again")
+        raise SeqattnError(
+            f"there is no checkpoint {path}, which a run has after its first epoch: put it back, or train the run again"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint["state_dict"]
-    except Exception as error:
+    except PermissionError as error:
+        raise SeqattnError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    except Exception as error:  # whatever the damage
         raise SeqattnError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}): train the run again"
+            f"{path} is not a readable checkpoint (damaged, cut short or another file): put back the one this run "
+            "wrote, or train the run again"
         ) from error
     return checkpoint
 

@@ -160,7 +160,7 @@ class PeriodWeights(nn.Module):
     "input": softmax(temperature * log(relative amplitude) + bias) of the network's input, one table for all blocks with
     a learned temperature and bias each; at initialisation a_p / sum(a). Does not depend on the scale of the series.
     "official": softmax of the amplitudes of the block input's channel mean, as published; close to uniform in practice.
-    No gradient flows into the amplitudes.
+    No gradient flows into the amplitudes. Of series longer than seq_len all steps count, at the same frequencies.
     """
 
     def __init__(self, kind: Literal["input", "official"], bins: Sequence[int], seq_len: int, blocks: int) -> None:
@@ -170,17 +170,29 @@ class PeriodWeights(nn.Module):
             self.temperature = nn.Parameter(torch.ones(blocks))
             self.bias = nn.Parameter(torch.zeros(blocks, len(self.bins)))
 
-    def amplitudes(self, x: Tensor) -> Tensor:
-        """(batch, length, channels) -> (batch, periods): the channels' mean amplitude (2 / T) |FFT| at each bin."""
-        signal = x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
-        signal = signal.transpose(1, 2).contiguous()  # inductor mistakes the strides of an FFT along another axis
-        spectrum = torch.fft.rfft(signal, n=self.seq_len).abs() * (2 / self.seq_len)
-        return torch.stack([spectrum[..., index] for index in self.bins], dim=-1).mean(1)
+    def amplitudes(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, length, channels) -> (batch, periods): the channels' mean amplitude (2 / T) |FFT| at each bin.
 
-    def forward(self, block: int, x: Tensor, input_amplitudes: Tensor | None) -> Tensor:
+        T is seq_len, or a longer series' own length; bins are those of seq_len steps. x is 0 where mask (batch, length)
+        is False.
+        """
+        signal = x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
+        signal = F.pad(signal.transpose(1, 2), (0, -x.shape[1] % self.seq_len))
+        folded = signal.unflatten(-1, (-1, self.seq_len)).sum(-2)  # the wave of a bin repeats every seq_len steps
+        # contiguous: inductor mistakes the strides of an FFT along another axis
+        spectrum = torch.fft.rfft(folded.contiguous()).abs()
+        steps = (
+            torch.full((1,), max(x.shape[1], self.seq_len), dtype=spectrum.dtype, device=x.device)
+            if mask is None
+            else mask.sum(1).clamp_min(self.seq_len).to(spectrum.dtype)
+        )
+        at_bins = torch.stack([spectrum[..., index] for index in self.bins], dim=-1)
+        return (at_bins * (2 / steps)[:, None, None]).mean(1)
+
+    def forward(self, block: int, x: Tensor, input_amplitudes: Tensor | None, mask: Tensor | None) -> Tensor:
         """x: the block's input, used by "official"; input_amplitudes: `amplitudes` of the series, used by "input"."""
         if input_amplitudes is None:
-            return self.amplitudes(x.mean(-1, keepdim=True)).softmax(-1).to(x.dtype)
+            return self.amplitudes(x.mean(-1, keepdim=True), mask).softmax(-1).to(x.dtype)
         relative = input_amplitudes / input_amplitudes.sum(-1, keepdim=True).clamp_min(1e-12)
         logits = self.temperature[block] * (relative + 1e-6).log() + self.bias[block]
         return logits.softmax(-1).to(x.dtype)

@@ -70,7 +70,8 @@ class MPTSNet(nn.Module):
 
     Args:
         in_channels, seq_len, num_classes: of the data; seq_len is the length that `bins` refer to.
-        periods: in steps, from `find_periods`; each from 1 to seq_len.
+        periods: in steps, from `find_periods`; each from 1 to seq_len. A series shorter than one is a single segment
+            of it, filled up with padding.
         bins: frequency bin of each period; None means the bin nearest to seq_len / period.
         blocks: periodic blocks (published: 2).
         layout: "contiguous" segments are windows of one period, as the paper describes; "interleaved", as released.
@@ -158,13 +159,13 @@ class MPTSNet(nn.Module):
         length = x.shape[1]
         positions = sinusoid_table(length + 1, self.channels, x)
         token_positions = sinusoid_table(-(-length // min(self.periods)) + 1, self.token_channels, x)
-        amplitudes = self.weights.amplitudes(x) if self.weights.kind == "input" else None
+        amplitudes = self.weights.amplitudes(x, valid) if self.weights.kind == "input" else None
         record = MPTSNetAttention() if return_attention else None
         x = self.embedding(x, positions, mask)
         for index, block in enumerate(self.blocks):
             if mask is not None:
                 x = x * mask[..., None]
-            weights = self.weights(index, x, amplitudes)
+            weights = self.weights(index, x, amplitudes, mask)
             x = block(x, weights, (positions, token_positions), mask, self.mask, record)
             x = self.norms[index % len(self.norms)](x)
         x = self.dropout(F.gelu(x))

@@ -57,7 +57,7 @@ class TimeSeriesClassification(lightning.LightningModule):
     Args:
         model: a key of `MODELS`. model_options: its constructor arguments besides in_channels, seq_len and num_classes.
         classes: labels in the order of the logits. in_channels, seq_len: of the data. min_length: the shortest
-            training series, so that a prediction can refuse shorter ones.
+            series of TRAIN and TEST, so that a prediction can refuse shorter ones.
         mean, std: per channel, see `ChannelNormalizer`; None leaves the values as they are.
         label_smoothing: of the training loss.
         optimizer: arguments of `configure_optimizer`.

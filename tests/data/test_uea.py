@@ -1,5 +1,4 @@
 import os
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
@@ -8,40 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lightning import LightningModule, Trainer
 from torch import Tensor
+from uea_files import HEADER, TEST, write_dataset
 
-from seqattn.data import archive
-from seqattn.data.archive import bundled_datasets, find_split, local_datasets
-from seqattn.data.cache import cache_folder, load_series
 from seqattn.data.samplers import EvaluationSampler, ShuffleSampler
 from seqattn.data.series import SeriesSet
-from seqattn.data.splits import stratified_fold, stratified_split, suggested_folds
 from seqattn.data.uea import SeriesDataset, UEADataModule, check_compatible
 from seqattn.errors import SeqattnError
 
 REAL_DATA = Path(os.environ.get("SEQATTN_DATA") or "../shared/data").resolve()
-HEADER = "@classLabel true a b c\n@data\n"
-TRAIN = HEADER + "1,2,3:7,?,9:a\n4,5:1,1:b\n2,2:1,3:a\n3,3:1,1:b\n"
-TEST = HEADER + "1,2,3,4:1,2,3,4:b\n5:6:a\n"
 
-
-@pytest.fixture(autouse=True)
-def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("SEQATTN_DATA", raising=False)
-    (tmp_path / "work" / "here").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work" / "here")
-
-
-def write_dataset(folder: Path, name: str = "Toy", train: str | None = TRAIN, test: str | None = TEST) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, text in (("TRAIN", train), ("TEST", test)):
-        if text is not None:
-            (folder / f"{name}_{split}.ts").write_text(text)
-    return folder
+pytestmark = pytest.mark.usefixtures("own_places")
 
 
 def prepared(dataset: str = "BasicMotions", data_dir: Path | None = None, **options: object) -> UEADataModule:
@@ -54,126 +31,6 @@ def labelled(labels: str) -> SeriesSet:
     cases = len(labels)
     values = np.arange(2.0 * cases, dtype=np.float32).reshape(cases, 2, 1)
     return SeriesSet(values, np.full(cases, 2), np.array(list(labels)), tuple(sorted(set(labels))))
-
-
-@pytest.mark.parametrize("place", ["", "Toy", "uea/Toy"])
-@pytest.mark.parametrize("given_by", ["argument", "variable", "beside"])
-def test_find_split_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, given_by: str) -> None:
-    root = tmp_path / "work" / "shared" / "data" if given_by == "beside" else tmp_path / "root"
-    folder = write_dataset(root / place)
-    if given_by == "variable":
-        monkeypatch.setenv("SEQATTN_DATA", str(root))
-    data_dir = root if given_by == "argument" else None
-    assert find_split("Toy", "TEST", data_dir).resolve() == folder / "Toy_TEST.ts"
-    assert local_datasets(data_dir) == ["Toy"]
-
-
-def test_data_dir_comes_before_the_bundled_files(tmp_path: Path) -> None:
-    assert "sktime" in find_split("BasicMotions", "TRAIN").parts
-    folder = write_dataset(tmp_path / "mine", "BasicMotions")
-    assert find_split("BasicMotions", "TRAIN", folder).parent == folder
-
-
-def test_bundled_datasets() -> None:
-    names = bundled_datasets()
-    assert {"BasicMotions", "JapaneseVowels", "GunPoint", "PLAID"} <= set(names)
-    assert "Tecator" not in names
-    for name in names:
-        assert load_series(find_split(name, "TRAIN")).cases > 1
-
-
-@pytest.mark.parametrize(("missing", "present"), [("TEST", "TRAIN"), ("TRAIN", "TEST")])
-def test_one_split_is_missing(tmp_path: Path, missing: str, present: str) -> None:
-    folder = write_dataset(tmp_path / "mine", **{missing.lower(): None})
-    with pytest.raises(SeqattnError, match=f"has Toy_{present}.ts but no Toy_{missing}.ts"):
-        find_split("Toy", "TRAIN", folder)
-
-
-@pytest.mark.parametrize("name", ["basicmotion", "", "../x", "a\0b", "x" * 5000])
-def test_unknown_dataset(name: str) -> None:
-    with pytest.raises(SeqattnError, match="there is no data set") as caught:
-        find_split(name, "TRAIN")
-    assert name != "basicmotion" or "did you mean BasicMotions" in str(caught.value)
-
-
-def test_missing_data_dir(tmp_path: Path) -> None:
-    with pytest.raises(SeqattnError, match="no_such_folder does not exist"):
-        find_split("BasicMotions", "TRAIN", tmp_path / "no_such_folder")
-
-
-def test_failed_download_says_where_to_put_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(dataset: str, folder: str) -> None:
-        assert socket.getdefaulttimeout() is not None
-        raise RuntimeError("Name or service\nnot known")
-
-    monkeypatch.setattr(archive, "_fetch", fail)
-    before = socket.getdefaulttimeout()
-    with pytest.raises(SeqattnError, match="no network") as caught:
-        UEADataModule("Epilepsy", str(tmp_path)).prepare_data()
-    for part in ("Epilepsy_TRAIN.ts", "Epilepsy_TEST.ts", str(tmp_path / "Epilepsy")):
-        assert part in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert socket.getdefaulttimeout() == before
-
-
-def test_download_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(dataset: str, folder: str) -> None:
-        write_dataset(Path(folder) / dataset, dataset)
-
-    monkeypatch.setattr(archive, "_fetch", fetch)
-    path = find_split("Epilepsy", "TEST")
-    assert path.read_text() == TEST
-    monkeypatch.delattr(archive, "_fetch")
-    assert find_split("Epilepsy", "TEST") == path
-    assert [folder.name for folder in (cache_folder() / "datasets").iterdir()] == ["Epilepsy"]
-
-
-@settings(deadline=None)
-@given(labels=st.text("abcd", min_size=2, max_size=80), fraction=st.floats(0.05, 0.95), seed=st.integers(0, 9))
-def test_stratified_split(labels: str, fraction: float, seed: int) -> None:
-    array = np.array(list(labels))
-    counts = Counter(labels)
-    if max(counts.values()) == 1:
-        with pytest.raises(SeqattnError, match="single training case"):
-            stratified_split(array, fraction, seed)
-        return
-    training, validation = stratified_split(array, fraction, seed)
-    assert sorted([*training, *validation]) == list(range(len(labels)))
-    assert len(validation) >= 1
-    assert set(array[training]) == set(labels)
-    for label, held in Counter(array[validation].tolist()).items():
-        assert held <= min(np.ceil(counts[label] * fraction), counts[label] - 1)
-    again = stratified_split(array, fraction, seed)
-    assert again[1].tolist() == validation.tolist()
-
-
-@settings(deadline=None)
-@given(labels=st.text("abcd", min_size=2, max_size=60), folds=st.integers(2, 5), seed=st.integers(0, 9))
-def test_folds_partition_the_cases(labels: str, folds: int, seed: int) -> None:
-    array = np.array(list(labels))
-    counts = Counter(labels)
-    eligible = [case for case, label in enumerate(labels) if counts[label] > 1]
-    if len(eligible) < folds:
-        with pytest.raises(SeqattnError, match="use fewer folds"):
-            stratified_fold(array, folds, 0, seed)
-        return
-    parts = [stratified_fold(array, folds, fold, seed) for fold in range(folds)]
-    assert sorted(np.concatenate([validation for _, validation in parts])) == eligible
-    for training, validation in parts:
-        assert sorted([*training, *validation]) == list(range(len(labels)))
-        assert set(array[training]) == set(labels)
-        assert len(validation) in (len(eligible) // folds, len(eligible) // folds + 1)
-    for label in set(labels):
-        held = [int((array[validation] == label).sum()) for _, validation in parts]
-        assert max(held) - min(held) <= 1
-
-
-@pytest.mark.parametrize(
-    ("labels", "folds"),
-    [("ab" * 50, 1), ("ab" * 49, 4), ("aaabbbb", 3), ("aabb", 2), ("aaab", 2), ("abc", 1), ("a" * 99 + "b", 1)],
-)
-def test_suggested_folds(labels: str, folds: int) -> None:
-    assert suggested_folds(labelled(labels)) == folds
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
@@ -341,7 +198,7 @@ BAD_DATA = {
     "empty channel": ({"train": HEADER + "1:?:a\n2:?:b\n2:?:b\n"}, "Toy_TRAIN.ts: channel 2 has no value"),
     "one class": ({"train": HEADER + "1:1:a\n2:2:a\n"}, "one class only"),
     "one case": ({"train": HEADER + "1:1:a\n"}, "one class only"),
-    "single cases": ({"train": HEADER + "1:1:a\n2:2:b\n"}, "single training case"),
+    "single cases": ({"train": HEADER + "1:1:a\n2:2:b\n"}, "single training case, .* use --protocol paper"),
     "unlabelled train": ({"train": "@classLabel false\n@data\n1:1\n"}, "Toy_TRAIN.ts has no class labels"),
     "unlabelled test": ({"test": "@classLabel false\n@data\n1:1\n"}, "Toy_TEST.ts has no class labels"),
     "bad line": ({"test": TEST + "1:x:a\n"}, "Toy_TEST.ts, line 5"),

@@ -1,8 +1,5 @@
 """A user's mistakes through the whole program: one sentence, exit code 2, nothing half-written."""
 
-import errno
-import os
-import shutil
 import subprocess
 import sysconfig
 from collections.abc import Callable
@@ -11,18 +8,12 @@ from urllib.error import URLError
 
 import pytest
 import torch
-import yaml
+from run_files import contents
 
 from seqattn.data import archive
 
 Lines = list[str]
 Edit = Callable[[Lines], Lines | None]
-
-
-def contents(*folders: Path) -> dict[str, bytes]:
-    """Every file below the folders; a folder counts too."""
-    found = [path for folder in folders for path in folder.rglob("*")]
-    return {str(path): path.read_bytes() if path.is_file() else b"folder" for path in found}
 
 
 def of_class(name: str, *, keep: bool) -> Edit:
@@ -70,7 +61,7 @@ BAD_DATA: dict[str, tuple[Edit, Edit, list[str]]] = {
     "channels": (same, first_channel_only, ["Toy_TEST.ts has 1 channels, the training data 2"]),
     "missing channel": (second_channel_missing, same, ["Toy_TRAIN.ts: channel 2 has no value in any training case"]),
     "one class": (of_class("walk", keep=True), same, ["Toy_TRAIN.ts has one class only (walk)"]),
-    "one case a class": (lambda lines: lines[:3], same, ["every class has a single training case"]),
+    "one case a class": (lambda lines: lines[:3], same, ["every class has a single training case", "--protocol paper"]),
     "too short for any period": (cut(2), cut(2), ["no period in a series of 2 steps", "longer series"]),
 }
 
@@ -98,6 +89,12 @@ BAD_OPTIONS = {
     "data set": ("--dataset BasicMotion", ["there is no data set 'BasicMotion'", "did you mean BasicMotions"]),
     "far data set": ("--dataset Zzzzzz", ["there is no data set 'Zzzzzz'", "put Zzzzzz_TRAIN.ts and Zzzzzz_TEST.ts"]),
     "data folder": ("--data-dir nowhere", ["nowhere does not exist"]),
+    "data file": (f"--data-dir {__file__} --dataset Toy", ["test_bad_input.py is a file; give the folder that holds"]),
+    "data folder without data": ("--data-dir .", [". holds no NAME_TRAIN.ts with its NAME_TEST.ts"]),
+    "model and configuration": (
+        "--model mamba --config mptsnet",
+        ["the model 'mamba' asked for on the command line does not go with", "leave out --model"],
+    ),
     "key": ("--set model.hiden=3", ["unknown configuration key 'model.hiden'", "did you mean model.hidden?"]),
     "file": ("--config absent.yaml", ["cannot read absent.yaml"]),
     "period": ("--set model.periods=[4,500]", ["period 500 does not fit series of at most 100 steps"]),
@@ -125,6 +122,12 @@ def test_options_that_cannot_be(command, in_tmp, monkeypatch, options, words) ->
     done = command("train", "classification", *options.split())
     assert all(part in done.error for part in words), done.error
     assert contents(in_tmp) == {}
+
+
+def test_one_case_a_class_trains_under_the_paper_protocol_as_the_error_says(train, new_toy, in_tmp) -> None:
+    new_toy.write("Toy", new_toy.lines(3, 0), new_toy.lines(9, 1))
+    assert "use --protocol paper" in train("Toy", in_tmp / "run", data_dir=new_toy.folder).error
+    assert train("Toy", in_tmp / "run", "--protocol", "paper", data_dir=new_toy.folder).code == 0
 
 
 def test_a_configuration_file_with_an_unknown_key(command, in_tmp) -> None:
@@ -158,7 +161,10 @@ def test_the_program_itself_exits_2_and_prints_one_line(environment, in_tmp) -> 
 
 BAD_SERIES: dict[str, tuple[Edit, list[str]]] = {
     "channels": (first_channel_only, ["new.ts has 1 channels, the training data 2"]),
-    "short": (lambda lines: [*lines[:4], *cut(3)(lines[4:])], ["new.ts, case 5: 3 steps", "the longest period is"]),
+    "short": (
+        lambda lines: [*lines[:4], *cut(3)(lines[4:])],
+        ["new.ts, case 5: 3 steps", "the longest period is", "the shortest series of TRAIN and TEST had 9"],
+    ),
     "malformed": (third_case("1,2:3,4,x:rest"), ["new.ts, line 7: channel 2, value 3 is 'x'"]),
     "no case": (lambda lines: [], ["new.ts has no cases after @data"]),
 }
@@ -220,158 +226,3 @@ def test_explaining_a_network_that_cannot_be_explained_writes_nothing(command, t
     file = toy.folder / "Small_TEST.ts"
     assert "pointwise" in command("predict", "classification", run, file, "-o", "p.csv", "--explain").error
     assert contents(in_tmp) == before
-
-
-@pytest.mark.parametrize("words", [["eval", "classification"], ["predict", "classification"]], ids=["eval", "predict"])
-def test_a_run_directory_that_is_none(command, toy, in_tmp, words) -> None:
-    file = [toy.folder / "Small_TEST.ts"] if words[0] == "predict" else []
-    assert "there is no run directory absent" in command(*words, "absent", *file).error
-    (in_tmp / "folder").mkdir()
-    assert "folder is not a run directory, it has no config.yaml" in command(*words, "folder", *file).error
-    (in_tmp / "folder" / "config.yaml").write_text("task: speech\n")
-    assert "is a run of speech, not of classification" in command(*words, "folder", *file).error
-    config = {"name": "a", "task": "classification", "data": {"dataset": "Small"}}
-    (in_tmp / "folder" / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "folder has no results.json: finish the run with --resume folder" in command(*words, "folder", *file).error
-    assert {Path(path).name for path in contents(in_tmp)} == {"folder", "config.yaml"}
-
-
-@pytest.fixture
-def run(unequal_run: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run, to be spoilt."""
-    return Path(shutil.copytree(unequal_run, tmp_path / "run"))
-
-
-@pytest.fixture(scope="module")
-def wider_run(train, tmp_path_factory) -> Path:
-    """A finished run of the same data and another width."""
-    run = tmp_path_factory.mktemp("wider") / "run"
-    wider = ["--set", "model.d_model=32", "--set", "data.folds=1", "--set", "trainer.max_epochs=1"]
-    assert train("Unequal", run, *wider).code == 0
-    return run
-
-
-def damaged(run: Path, wider_run: Path, kind: str) -> None:
-    best = run / "checkpoints" / "best.ckpt"
-    if kind == "text":
-        best.write_text("weights")
-    elif kind == "cut":
-        best.write_bytes(best.read_bytes()[:5000])
-    elif kind == "other task":
-        torch.save({"state_dict": {"line.weight": torch.zeros(2)}, "hyper_parameters": {"bins": 257}}, best)
-    else:
-        shutil.copy(wider_run / "checkpoints" / "best.ckpt", best)
-
-
-DAMAGES = {
-    "text": "is not a readable checkpoint",
-    "cut": "is not a readable checkpoint",
-    "other task": "is a checkpoint of another model (model differs",
-    "other width": "another model",
-}
-
-
-@pytest.mark.parametrize("words", [["eval", "classification"], ["predict", "classification"]], ids=["eval", "predict"])
-@pytest.mark.parametrize(("kind", "sentence"), DAMAGES.items())
-def test_a_checkpoint_of_another_model(command, toy, run, wider_run, in_tmp, words, kind, sentence) -> None:
-    damaged(run, wider_run, kind)
-    before = contents(run)
-    file = [toy.folder / "Unequal_TEST.ts"] if words[0] == "predict" else []
-    error = command(*words, run, *file).error
-    assert sentence in error
-    assert "best.ckpt" in error
-    assert contents(run) == before
-    assert contents(in_tmp) == {}
-
-
-def test_resuming_with_a_checkpoint_of_another_model(command, run, wider_run) -> None:
-    (run / "results.json").unlink()
-    shutil.copy(wider_run / "checkpoints" / "last.ckpt", run / "checkpoints" / "last.ckpt")
-    before = contents(run)
-    error = command("train", "classification", "--resume", run).error
-    assert "last.ckpt holds another model" in error
-    assert contents(run) == before
-
-
-# a disk that is full from the nth write of files of one name on
-class FullDisk:
-    def __init__(self, name: str, from_write: int = 1) -> None:
-        self.name, self.left, self.fsync = name, from_write - 1, os.fsync
-
-    def __call__(self, file: int) -> None:
-        if self.name in os.readlink(f"/proc/self/fd/{file}"):
-            self.left -= 1
-            if self.left < 0:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.fsync(file)
-
-
-linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
-
-
-@linux
-@pytest.mark.parametrize(
-    ("name", "left"), [("p.csv", []), ("case-0003.png", ["p.csv", "case-0001.png", "case-0002.png"])]
-)
-def test_a_full_disk_while_predicting(command, toy, unequal_run, in_tmp, monkeypatch, name, left) -> None:
-    monkeypatch.setattr(os, "fsync", FullDisk(name))
-    file = toy.folder / "Unequal_TEST.ts"
-    error = command("predict", "classification", unequal_run, file, "-o", "p.csv", "--explain").error
-    assert "no space left on the disk" in error
-    assert name in error
-    assert {Path(path).name for path in contents(in_tmp)} - {"p-explained"} == set(left)
-
-
-@linux
-def test_a_full_disk_leaves_an_older_table(command, toy, unequal_run, in_tmp, monkeypatch) -> None:
-    (in_tmp / "p.csv").write_text("an older table\n")
-    monkeypatch.setattr(os, "fsync", FullDisk("p.csv"))
-    file = toy.folder / "Unequal_TEST.ts"
-    assert "p.csv: no space" in command("predict", "classification", unequal_run, file, "-o", "p.csv").error
-    assert contents(in_tmp) == {str(in_tmp / "p.csv"): b"an older table\n"}
-
-
-@linux
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [("last.ckpt", 3), ("metrics.csv", 2), ("model.safetensors", 1), ("results.json", 1), ("learning_curves.png", 1)],
-)
-def test_a_full_disk_while_training_leaves_a_run_that_resumes_exactly(
-    train, command, unequal_run, in_tmp, monkeypatch, name, write
-) -> None:
-    run = in_tmp / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", FullDisk(name, write))
-        done = train("Unequal", run, "--set", "data.folds=1", "--set", "trainer.max_epochs=6")
-    assert done.code == 2
-    errors = [line for line in done.err.splitlines() if not line.startswith("epoch ")]
-    assert len(errors) == 1, done.err
-    assert errors[0].startswith("error: ")
-    assert f"{name}: no space left on the disk" in errors[0]
-    assert not (run / "results.json").exists()
-    assert not list(run.rglob(".*"))
-    assert command("train", "classification", "--resume", run).code == 0
-    assert (run / "model.safetensors").read_bytes() == (unequal_run / "model.safetensors").read_bytes()
-
-
-@linux
-def test_a_disk_full_from_the_start_leaves_no_run(train, in_tmp, monkeypatch) -> None:
-    monkeypatch.setattr(os, "fsync", FullDisk("config.yaml"))
-    assert "config.yaml: no space left" in train("Unequal", in_tmp / "run").error
-    assert contents(in_tmp) == {}
-
-
-LIMIT = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))"
-
-
-@linux
-def test_a_limit_on_file_sizes_stops_training_with_a_sentence(start, tiny_arguments, in_tmp) -> None:
-    run = in_tmp / "run"
-    with start("train", "classification", *tiny_arguments("Small", run), prelude=LIMIT, cwd=in_tmp) as process:
-        out, err = process.communicate(timeout=300)
-    assert process.returncode == 2, err
-    assert out == ""
-    assert err.count("\n") == 1, err
-    assert err.startswith(f"error: cannot write {run}/checkpoints/fold-1/last.ckpt: the file size limit is reached")
-    assert not list(run.rglob("*.ckpt"))
-    assert not list(run.rglob(".*"))

@@ -1,10 +1,8 @@
-"""Whole runs through the command line: protocols, run directory, metrics, exact resume, two processes."""
+"""Whole runs through the command line: protocols, run directory, metrics, exact resume."""
 
-import csv
 import json
 import signal
 import subprocess
-import sysconfig
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,33 +12,15 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from run_files import FILES, FOLD_FILES, files_of, results_config, results_of, table
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from seqattn.data.ts_file import read_ts
-from seqattn.data.uea import SeriesDataset, UEADataModule
+from seqattn.data.uea import UEADataModule
 from seqattn.experiment.evaluation import load_module, predict_probabilities
 from seqattn.experiment.run_directory import RunDirectory
 from seqattn.tasks.classification import TimeSeriesClassification, classification_metrics
-
-FILES = {
-    *("config.yaml", "metrics.csv", "results.json", "model.safetensors", "predictions.csv"),
-    *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "figures/learning_curves.png", "figures/confusion_matrix.png"),
-}
-FOLD_FILES = ("best.ckpt", "last.ckpt", "metrics.csv", "rows.json")
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def files_of(run: Path) -> set[str]:
-    return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and "tensorboard" not in path.parts}
-
-
-def results_of(run: Path) -> dict:
-    return json.loads((run / "results.json").read_text())
 
 
 def probabilities_of(run: Path) -> np.ndarray:
@@ -157,10 +137,6 @@ def test_holdout_chooses_the_best_validation_epoch(holdout: Path) -> None:
     found = load_module(RunDirectory(holdout)).probabilities(data.val_dataloader()).argmax(-1)
     expected = torch.cat([batch["label"] for batch in data.val_dataloader()])
     assert (found == expected).float().mean().item() == pytest.approx(results["validation"]["val_accuracy"])
-
-
-def results_config(run: Path) -> dict:
-    return yaml.safe_load((run / "config.yaml").read_text())
 
 
 def test_normalisation_and_periods_come_from_the_training_part_alone(holdout: Path) -> None:
@@ -315,27 +291,3 @@ def test_cross_validation_killed_in_the_second_fold_and_resumed_equals_the_whole
     ]
     tables = [f"checkpoints/fold-{number}/metrics.csv" for number in (1, 2, 3, 4)]
     assert_same_run(folds, tmp_path / "a", ["metrics.csv", *tables])
-
-
-def test_two_processes_train_and_validate_on_every_case(toy, tiny_arguments, environment, tmp_path) -> None:
-    program = Path(sysconfig.get_path("scripts")) / "seqattn"
-    hardware = ["--devices", "2", "--strategy", "ddp", "--accelerator", "cpu"]
-    split = ["--set", "data.folds=1", "--set", "data.validation_fraction=0.25", "--set", "data.eval_batch_size=2"]
-    arguments = [*tiny_arguments("Unequal", tmp_path / "run"), *hardware, *split]
-    done = subprocess.run(
-        [program, "train", "classification", *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert files_of(tmp_path / "run") == FILES
-    assert done.stdout.count("test accuracy") == 1
-    data = UEADataModule("Unequal", str(toy.folder), validation_fraction=0.25)
-    data.setup()
-    assert len(data.val_indices) == 9
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    module = TimeSeriesClassification.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    batch = SeriesDataset(data.train_set, data.classes).__getitems__(data.val_indices.tolist())
-    with torch.no_grad():
-        logits, labels = module(batch["x"], batch["lengths"]), batch["label"]
-    last = table(tmp_path / "run" / "metrics.csv")[-1]
-    assert float(last["val_accuracy"]) == pytest.approx((logits.argmax(-1) == labels).float().mean().item())
-    assert float(last["val_loss"]) == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)

@@ -1,3 +1,4 @@
+import inspect
 from typing import Annotated, Literal
 
 import pytest
@@ -13,6 +14,8 @@ from seqattn.experiment.config import (
 )
 from seqattn.experiment.loading import list_configs, load_config, model_names, parse_config
 from seqattn.experiment.tasks import TASKS
+from seqattn.models.mptsnet import MPTSNet
+from seqattn.models.mptsnet_official import OFFICIAL_OPTIONS
 
 
 def load(source="mptsnet", *overrides):
@@ -46,6 +49,18 @@ def test_the_paper_configuration_repeats_the_publication():
     config = load("mptsnet-paper")
     assert (config.protocol, config.model.layout, config.model.shared_norm) == ("paper", "interleaved", True)
     assert (config.optimizer.scheduler, config.trainer.max_epochs, config.trainer.patience) == ("plateau", 200, 20)
+    assert (config.model.k, config.model.periods, config.model.period_method) == (5, None, "official")
+
+
+def test_the_paper_configuration_and_the_network_from_official_weights_have_the_same_options():
+    parameters = inspect.signature(MPTSNet).parameters.values()
+    defaults = {
+        parameter.name: parameter.default for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY
+    }
+    layout = inspect.signature(MPTSNet.from_official).parameters["layout"].default
+    official = defaults | OFFICIAL_OPTIONS | {"layout": layout}
+    apart = {"bins": None, "max_parameters": None}  # the data's, and a guard that computes nothing
+    assert load("mptsnet-paper").model.network_options() | apart == official | apart
 
 
 def test_overrides_are_yaml_and_the_last_one_wins():
@@ -109,7 +124,8 @@ def test_both_choices_of_a_union_are_named():
             "data: {dataset: A}\noptimzer: {lr: 1}",
             "unknown configuration key 'optimzer' in {path}; did you mean optimizer",
         ),
-        ("protocol: holdout", "data is missing in {path}"),
+        ("protocol: holdout", "data.dataset is missing in {path}: set it there or with --set data.dataset=VALUE"),
+        ("data:", "data.dataset is missing in {path}: set it there or with --set data.dataset=VALUE"),
         ("data: {batch_size: 3}", "data.dataset is missing in {path}"),
         ("data:\n  dataset: [", "{path}, line 2, is not valid YAML"),
         ("- a\n- b", "{path} must hold 'key: value' lines"),
@@ -146,11 +162,26 @@ def test_a_missing_source_is_one_sentence(tmp_path):
         ("lbmamba", "model.window=half", "or input should be 'full' or 'official'"),
         ("mamba", "model.window=8", "unknown configuration key 'model.window' on the command line"),
         ("attention", "model.haeds=2", "did you mean model.heads?"),
-        ("attention", "model.name=lbmamba", "unknown configuration key 'model.heads' in"),
+        ("attention", "model.name=lbmamba", "the model 'lbmamba' asked for on the command line does not go with"),
     ],
 )
 def test_each_model_of_the_union_knows_its_own_keys(model, override, words):
     assert words in message(model, override)
+
+
+def test_a_model_beside_the_file_of_another_is_a_conflict_and_not_an_unknown_key(file):
+    words = "which configures another one (model.k is no key of mamba): leave out --model, or choose another --config"
+    for text in ("data: {dataset: A}\nmodel: {k: 2}", "data: {dataset: A}\nmodel: {name: mptsnet, k: 2}"):
+        path = file(text)
+        assert message(path, "model.name=mamba") == (
+            f"the model 'mamba' asked for on the command line does not go with {path}, {words}"
+        )
+    unknown = file("data: {dataset: A}\nmodel: {name: mptsnet, hiden: 2}")
+    assert f"unknown configuration key 'model.hiden' in {unknown}" in message(unknown, "model.name=mptsnet")
+    assert "unknown configuration key 'model.k' on the command line" in message(
+        "mamba", "model.name=mamba", "model.k=2"
+    )
+    assert load(file("data: {dataset: A}\nmodel: {name: mptsnet}"), "model.name=mamba").model.name == "mamba"
 
 
 def test_a_key_far_from_every_known_one_gets_no_suggestion():

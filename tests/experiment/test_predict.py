@@ -103,6 +103,31 @@ def test_explain_draws_every_series_with_its_saliency(
     assert any(np.ptp(saliency) > 0 for _, saliency, *_ in drawn)
 
 
+def test_old_pictures_go_when_new_ones_are_drawn(command, unequal_run, unequal_file, tmp_path) -> None:
+    folder = tmp_path / "p-explained"
+    folder.mkdir()
+    for name in ("case-0001.png", "case-0012.png", "case-10000.png", "mine.png"):
+        (folder / name).write_bytes(b"old")
+    predict(command, unequal_run, unequal_file, tmp_path / "p.csv", "--explain")
+    new = [f"case-{case:04d}.png" for case in range(1, 10)]
+    assert sorted(path.name for path in folder.iterdir()) == [*new, "mine.png"]
+    assert (folder / "mine.png").read_bytes() == b"old"
+    assert all((folder / name).read_bytes() != b"old" for name in new)
+
+
+def test_an_old_picture_that_cannot_go_is_one_sentence(command, unequal_run, unequal_file, tmp_path) -> None:
+    (tmp_path / "p-explained" / "case-0004.png").mkdir(parents=True)
+    done = command("predict", "classification", unequal_run, unequal_file, "-o", tmp_path / "p.csv", "--explain")
+    assert "case-0004.png" in done.error
+    assert [path.name for path in (tmp_path / "p-explained").iterdir()] == ["case-0004.png"]
+
+
+def test_a_log_gets_lines_while_pictures_are_drawn(command, unequal_run, unequal_file, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(evaluation, "LINE_EVERY", 4)
+    done = command("predict", "classification", unequal_run, unequal_file, "-o", tmp_path / "p.csv", "--explain")
+    assert done.err == "drew 4 of 9 pictures\ndrew 8 of 9 pictures\n"
+
+
 def test_saliency_of_a_padded_batch_is_0_past_the_end_and_the_same_as_alone(unequal_run, unequal_file) -> None:
     module = load_module(RunDirectory(unequal_run))
     series = read_ts(unequal_file)

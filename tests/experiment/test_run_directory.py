@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import resource
 import stat
 
@@ -94,8 +95,19 @@ def test_results_round_trip_and_an_unfinished_run_says_so(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         run.write_results({"accuracy": float("nan")})
     assert run.read_results() == {"accuracy": 0.5}
-    run.results.write_text("{")
-    with pytest.raises(SeqattnError, match="not valid JSON"):
+
+
+@pytest.mark.parametrize("damage", [b"{", b"", b"[1]", b"\xff"])
+def test_damaged_results_are_to_be_deleted_and_written_again(tmp_path, damage):
+    run = RunDirectory.create(tmp_path / "a", "t", "n")
+    run.write_config(CONFIG)
+    run.results.write_bytes(damage)
+    again = f"delete it, and 'seqattn train classification --resume {run.path}' writes it again"
+    with pytest.raises(SeqattnError, match=re.escape(again)):
+        run.read_results()
+    run.results.unlink()
+    run.results.mkdir()
+    with pytest.raises(SeqattnError, match="cannot read"):
         run.read_results()
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from torch.utils.data import DataLoader, TensorDataset
 
 from seqattn.errors import SeqattnError
@@ -148,11 +149,34 @@ def test_a_checkpoint_of_another_model_or_a_damaged_one_is_one_sentence(run):
         fit(build_trainer(CPU, run, seed=0), Line(width=4), Data(), run, run.last)
     with pytest.raises(SeqattnError, match=r"line\.bias is .* in it and absent in the model"):
         check_weights(read_checkpoint(run.last), torch.nn.Identity(), run.last)
-    run.last.write_bytes(run.last.read_bytes()[:100])
-    with pytest.raises(SeqattnError, match="not a readable checkpoint"):
-        read_checkpoint(run.last)
-    with pytest.raises(SeqattnError, match="there is no checkpoint"):
+    with pytest.raises(SeqattnError, match=r"there is no checkpoint .*: put it back, or train the run again"):
         read_checkpoint(run.best)
+
+
+def test_whatever_the_damage_a_checkpoint_is_not_readable(run):
+    fit(build_trainer(CPU, run, seed=0), Line(), Data(), run)
+    whole = run.last.read_bytes()
+    for damage in (b"", b"weights", whole[:100], whole[:-100], whole[:2000] + bytes(500) + whole[2500:]):
+        run.last.write_bytes(damage)
+        with pytest.raises(SeqattnError) as caught:
+            read_checkpoint(run.last)
+        assert str(caught.value) == (
+            f"{run.last} is not a readable checkpoint (damaged, cut short or another file): put back the one this run "
+            "wrote, or train the run again"
+        )
+
+
+def test_lightning_s_advice_on_reduced_metrics_is_not_shown():
+    advice = (
+        "It is recommended to use `self.log('val_loss', ..., sync_dist=True)` when logging on epoch level in "
+        "distributed setting to accumulate the metric across devices."
+    )
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        trainer_module.quiet_lightning()
+        warnings.warn(advice, PossibleUserWarning, stacklevel=1)
+        warnings.warn("another warning", PossibleUserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["another warning"]
 
 
 def test_tensorboard_is_optional(run, monkeypatch):

@@ -179,6 +179,49 @@ def test_input_weights_do_not_depend_on_scale():
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
 
 
+def amplitudes_by_definition(x, bins, seq_len):
+    """(length, channels) -> (periods,): every step of a series against the waves of its bins."""
+    steps = torch.arange(len(x), dtype=torch.float64)
+    angles = 2 * torch.pi * torch.tensor(bins, dtype=torch.float64)[:, None] * steps / seq_len
+    real, imaginary = angles.cos() @ x, angles.sin() @ x
+    return (2 / max(len(x), seq_len) * (real.square() + imaginary.square()).sqrt()).mean(-1)
+
+
+@pytest.mark.parametrize("length", [1, 15, 29, 30, 58, 100])
+def test_amplitudes_are_those_of_all_valid_steps(length):
+    model = small(bins=[2, 3, 4]).double()
+    x, lengths = torch.randn(2, 100, 3, dtype=torch.float64), torch.tensor([length, 100])
+    mask = torch.arange(100) < lengths[:, None]
+    x = x * mask[..., None]
+    got = model.weights.amplitudes(x, mask)
+    for row, steps in enumerate(lengths.tolist()):
+        alone = model.weights.amplitudes(x[row : row + 1, :steps], None)[0]
+        expected = amplitudes_by_definition(x[row, :steps], [2, 3, 4], 29)
+        torch.testing.assert_close(alone, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(got[row], alone, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 17, 29])
+def test_amplitudes_of_series_up_to_the_trained_length_are_the_plain_transform_s(length):
+    weights, x = small(bins=[2, 3, 4]).weights, torch.randn(3, length, 3)
+    spectrum = torch.fft.rfft(x.transpose(1, 2).contiguous(), n=29).abs() * (2 / 29)
+    expected = torch.stack([spectrum[..., index] for index in (2, 3, 4)], dim=-1).mean(1)
+    assert torch.equal(weights.amplitudes(x, None), expected)
+    assert torch.equal(weights.amplitudes(x, torch.ones(3, length, dtype=torch.bool)), expected)
+
+
+@pytest.mark.parametrize("weighting", ["input", "official"])
+def test_a_period_after_the_trained_length_counts(weighting):
+    steps = torch.arange(87)[None, :, None]
+    late = torch.where(
+        steps < 29, torch.sin(2 * torch.pi * 3 * steps / 29), 3 * torch.sin(2 * torch.pi * 2 * steps / 29)
+    )
+    model = small(weighting=weighting, bins=[2, 3, 4])
+    weights = [model(x.expand(1, -1, 3), return_attention=True)[1].period_weights[0][0] for x in (late[:, :29], late)]
+    assert weights[0].argmax() == 1
+    assert weights[1].argmax() == 0
+
+
 def test_attention_shapes():
     _, attention = small()(torch.randn(2, 29, 3), return_attention=True)
     assert [weights.shape for weights in attention.period_weights] == [(2, 3)] * 2
@@ -209,13 +252,14 @@ def test_saliency_needs_cls():
 
 
 @pytest.mark.parametrize(
-    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+    ("backend", "steps"),
+    [("aot_eager", 29), ("aot_eager", 40), pytest.param("inductor", 29, marks=pytest.mark.slow)],
 )  # inductor compiles C++ for a minute
-def test_compiles_without_a_graph_break(backend):
+def test_compiles_without_a_graph_break(backend, steps):
     torch._dynamo.reset()
     model = small(periods=(10,), blocks=1).train()
     model.dropout.p = model.embedding.dropout.p = 0.0
-    x, lengths = torch.randn(3, 29, 3), torch.tensor([29, 20, 11])
+    x, lengths = torch.randn(3, steps, 3), torch.tensor([steps, 20, 11])
     expected, got = model(x, lengths), torch.compile(model, fullgraph=True, backend=backend)(x, lengths)
     assert relative_error(got, expected) < 1e-5
     grads, expected_grads = (
@@ -231,8 +275,9 @@ def test_forward_never_reads_a_value_back():
 
     with FakeTensorMode():  # raises on .item(), .tolist(), data-dependent branches
         model = MPTSNet(3, 29, 5, [14, 7], hidden=8)
-        for options in ({}, {"return_attention": True}):
-            model(torch.randn(2, 29, 3), torch.tensor([29, 11]), **options)
+        for steps in (29, 40):
+            for options in ({}, {"return_attention": True}):
+                model(torch.randn(2, steps, 3), torch.tensor([steps, 11]), **options)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
