@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(EXTRAS): $(STAMP)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[dev,speech,ehr]" -c constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[dev,speech,ehr,text]" -c constraints.txt
 	@touch $@
 
 demo: $(STAMP)

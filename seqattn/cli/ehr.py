@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from seqattn.cli import training
+from seqattn.errors import SeqattnError
 
 DataDir = Annotated[Path | None, typer.Option(help="Where a named data set lies (default: $SEQATTN_DATA).")]
-NAMED = ("physionet2012", "physionet2019", "mimic3-ihm", "mimic3-pheno", "synthetic")
+Moved = Annotated[Path | None, typer.Option(help="Where the data lie now: a named data set, or the folder of tables.")]
 
 
 def train(
@@ -32,8 +33,8 @@ def train(
     """Train a model of health records, evaluate it on TEST and write a run directory."""
     experiment = {
         "model.name": model,
-        "data.dataset": _located(dataset),
-        "data.data_dir": str(data_dir.absolute()) if data_dir else None,
+        "data.dataset": dataset,
+        "data.data_dir": str(data_dir) if data_dir else None,
         "seed": seed,
         "selection": selection,
     }
@@ -42,14 +43,7 @@ def train(
     training.start_training("ehr", config, default, assignments, experiment, hardware, out, resume)
 
 
-def _located(dataset: str | None) -> str | None:
-    """A folder's absolute path, so that the run finds it from anywhere; a name as it is."""
-    if not dataset or dataset in NAMED or not Path(dataset).expanduser().is_dir():
-        return dataset
-    return str(Path(dataset).expanduser().absolute())
-
-
-def evaluate(run: training.Run, data_dir: DataDir = None) -> None:
+def evaluate(run: training.Run, data_dir: Moved = None) -> None:
     """Evaluate a run on the TEST stays of its data again and print the measures as JSON."""
     from seqattn.experiment.ehr_evaluation import evaluate_run
 
@@ -58,7 +52,12 @@ def evaluate(run: training.Run, data_dir: DataDir = None) -> None:
 
 def predict(
     run: training.Run,
-    dataset: Annotated[str, typer.Argument(metavar="DIR", help="A folder of tables or of MEDS, or a data set's name.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR", help="A folder of tables, of MEDS or laid out as the run's data set; or a data set's name."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")] = Path("predictions.csv"),
     ignore_unknown: Annotated[
         bool, typer.Option("--ignore-unknown", help="Leave out variables that the run does not know, and count them.")
@@ -66,14 +65,23 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="Also draw, of the first 50 stays, what the model looked at.")
     ] = False,
+    explain_ids: Annotated[
+        str | None, typer.Option(metavar="ID,ID,...", help="Draw these stays instead of the first.")
+    ] = None,
+    explain_limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Draw the first N stays.")] = None,
     notes: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Note vectors of these stays, of a run trained on such a file.")
+        str | None,
+        typer.Option(metavar="FILE", help="Note vectors of these stays, or none, for a run trained on such a file."),
     ] = None,
 ) -> None:
     """Predict the risk of every stay in DIR: id and one probability per label."""
     from seqattn.experiment.ehr_evaluation import predict_folder
 
-    predict_folder(run, dataset, output, "ignore" if ignore_unknown else "error", explain, notes)
+    if explain_ids is not None and explain_limit is not None:
+        raise SeqattnError("--explain-ids and --explain-limit both say which stays are drawn: give one of them")
+    ids = None if explain_ids is None else [name.strip() for name in explain_ids.split(",") if name.strip()]
+    wanted = explain or explain_ids is not None or explain_limit is not None
+    predict_folder(run, dataset, output, "ignore" if ignore_unknown else "error", wanted, notes, ids, explain_limit)
 
 
 def codes(

@@ -30,10 +30,16 @@ def configs() -> None:
 
 @listing.command("datasets")
 def datasets(
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of NAME_TRAIN.ts and NAME_TEST.ts files.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of NAME_TRAIN.ts and NAME_TEST.ts files, or of health records.")
+    ] = None,
 ) -> None:
-    """List the data sets at hand without a network; other UEA/UCR names are downloaded when asked for."""
+    """List the data sets at hand without a network; other UEA/UCR names are downloaded when asked for.
+
+    Those of health records come last, those that are not on this machine included.
+    """
     from seqattn.data.archive import bundled_datasets, local_datasets
+    from seqattn.experiment.ehr_listing import listed_datasets
 
     local = local_datasets(data_dir)
     for name in local:
@@ -41,6 +47,8 @@ def datasets(
     for name in bundled_datasets():
         if name not in local:
             typer.echo(f"bundled  {name}")
+    for name, place in listed_datasets(data_dir).items():
+        typer.echo(f"ehr      {name}  {place}")
 
 
 def env() -> None:

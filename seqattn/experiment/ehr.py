@@ -14,7 +14,8 @@ from seqattn.errors import SeqattnError
 from seqattn.experiment.callbacks import read_table
 from seqattn.experiment.ehr_config import EhrConfig
 from seqattn.experiment.ehr_data import check_validation, data_module, held_back, restore, save_schema
-from seqattn.experiment.ehr_evaluation import load_module, number, test_run
+from seqattn.experiment.ehr_evaluation import load_module, test_run
+from seqattn.experiment.ehr_measures import number
 from seqattn.experiment.figures import metric_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write, is_first_process
 from seqattn.experiment.trainer import build_trainer, check_devices, fit

@@ -1,12 +1,15 @@
 """The typed configuration of an experiment on health records."""
 
 import math
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from seqattn.experiment.config import Config, Count, Fraction, OptimizerConfig, TrainerConfig
 
+NAMED = ("physionet2012", "physionet2019", "mimic3-ihm", "mimic3-pheno", "synthetic")  # data sets
+PATHS = ("code_map", "labels", "notes_dir", "start_times")  # options of data readers that name files or folders
 # options of data readers: their type and the lowest
 NUMBERS: dict[str, tuple[Any, float]] = {
     "window": (int | float, 0.1), "earliest_note": (int | float, -1e9), "hour": (int, 1), "stays": (int, 1),
@@ -15,7 +18,10 @@ NUMBERS: dict[str, tuple[Any, float]] = {
 
 
 class EhrDataConfig(Config):
-    """Arguments of `seqattn.data.clinical.module.ClinicalDataModule`."""
+    """Arguments of `seqattn.data.clinical.module.ClinicalDataModule`.
+
+    What names a file or folder that is there becomes absolute, so that a run finds it from any folder.
+    """
 
     dataset: Annotated[str, Field(min_length=1)]
     data_dir: str | None = None
@@ -46,6 +52,23 @@ class EhrDataConfig(Config):
                 a_number = "a whole number" if kind is int else "a number"
                 raise ValueError(f"{name} must be {a_number}{'' if lowest < 0 else f' of at least {lowest:g}'}")
         return value
+
+    @field_validator("dataset", "data_dir", "notes")
+    @classmethod
+    def _found_from_anywhere(cls, value: str | None) -> str | None:
+        return value if value in (None, *NAMED, "tfidf") else absolute(value)
+
+    @field_validator("options")
+    @classmethod
+    def _files_found_from_anywhere(cls, value: dict[str, Any]) -> dict[str, Any]:
+        found = {name: absolute(value[name]) for name in PATHS if isinstance(value.get(name), str)}
+        return value | found
+
+
+def absolute(path: str) -> str:
+    """The absolute path of a file or folder that is there; any other text, such as a model's name, as it is."""
+    place = os.path.expanduser(path)
+    return os.path.abspath(place) if os.path.exists(place) else path
 
 
 class InterleavedConfig(Config):

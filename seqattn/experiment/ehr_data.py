@@ -1,29 +1,20 @@
-"""The stays of a run: those it is trained on, what is kept of them for later, and new ones."""
+"""The stays that a run is trained on, and what is kept of them for later."""
 
 import contextlib
-import inspect
 import io
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal
 
-from seqattn.data.clinical.datasets import ClinicalDataset
-from seqattn.data.clinical.long_tables import read_long_tables
-from seqattn.data.clinical.meds import is_meds, read_meds
-from seqattn.data.clinical.module import ClinicalDataModule, prediction_dataset
-from seqattn.data.clinical.note_files import is_vector_file
+from seqattn.data.clinical.module import ClinicalDataModule
 from seqattn.data.clinical.notes import NoteEncoder, TfidfEncoder, encode_notes
 from seqattn.data.clinical.schema import Schema, read_schema
-from seqattn.data.clinical.sources import SOURCES
 from seqattn.errors import SeqattnError
 from seqattn.experiment.ehr_config import EhrConfig
 from seqattn.experiment.run_directory import RunDirectory, atomic_write, atomic_write_text, is_first_process
 
 SCHEMA, ENCODER = "schema.json", "note_encoder.npz"
-TRANSFERRED = ("duplicates", "earliest_note", "code_map")  # options of a folder that hold for another one
 
 
 def data_module(config: EhrConfig) -> ClinicalDataModule:
@@ -81,7 +72,7 @@ def restore(run: RunDirectory, data: ClinicalDataModule) -> None:
     """
     check_same_data(run, data)
     if isinstance(data.note_encoder, TfidfEncoder):
-        data.note_encoder = _encoder(run)
+        data.note_encoder = saved_encoder(run)
         data.stays = encode_notes(data.stays, data.note_encoder)
 
 
@@ -105,50 +96,8 @@ def _close(first: float, second: float) -> bool:
     return math.isclose(first, second, rel_tol=1e-4, abs_tol=1e-4)
 
 
-def new_stays(
-    run: RunDirectory,
-    config: EhrConfig,
-    dataset: str,
-    unknown: Literal["error", "ignore"] = "error",
-    notes: str | None = None,
-) -> ClinicalDataset:
-    """All stays of a source as the run's network takes them, their labels unread.
-
-    unknown: what a variable that the run does not know does. notes: a file of vectors of their notes, where the run was
-    trained on such a file.
-
-    Raises:
-        SeqattnError: the run lacks its schema or encoder, or the stays do not fit it.
-    """
-    data, schema = config.data, read_schema(run.path / SCHEMA)
-    same = _located(dataset) == _located(data.dataset)
-    given = data.notes if config.model.reads_notes else None
-    vectors = given is not None and is_vector_file(given)
-    if notes is not None and not vectors:
-        raise SeqattnError(f"{run.path} was not trained on a file of note vectors: leave --notes out")
-    if vectors and notes is None and not same:
-        raise SeqattnError(f"{run.path} was trained on note vectors of a file: give those of {dataset} with --notes")
-    return prediction_dataset(
-        dataset, schema, data.data_dir, options=data.options if same else _options(dataset, data.options, schema),
-        static=data.static, fill=data.fill, max_rows=data.max_rows, max_notes=data.max_notes,
-        notes=notes or given, encoder=_encoder(run) if given == "tfidf" else None, unknown=unknown,
-    )  # fmt: skip
-
-
-def _options(dataset: str, trained: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
-    """What a folder's reader is told: the run's window, and what was said of the folder that it was trained on."""
-    if dataset in SOURCES or not _located(dataset).is_dir():
-        return {}
-    reader = read_meds if is_meds(_located(dataset)) else read_long_tables
-    options = {name: trained[name] for name in TRANSFERRED if name in trained} | {"window": schema.window}
-    return {name: value for name, value in options.items() if name in inspect.signature(reader).parameters}
-
-
-def _located(dataset: str) -> Path:
-    return Path(dataset) if dataset in SOURCES else Path(dataset).expanduser().absolute()
-
-
-def _encoder(run: RunDirectory) -> NoteEncoder:
+def saved_encoder(run: RunDirectory) -> NoteEncoder:
+    """The encoder that `save_schema` wrote; raises SeqattnError where it is gone or damaged."""
     path = run.path / ENCODER
     try:
         content = path.read_bytes()

@@ -2,13 +2,11 @@
 
 import csv
 import io
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,13 +15,14 @@ from seqattn.data.clinical.datasets import Batch, ClinicalDataset
 from seqattn.data.clinical.module import ClinicalDataModule
 from seqattn.data.clinical.records import Indices, describe
 from seqattn.errors import SeqattnError
-from seqattn.experiment.ehr_config import EhrConfig
-from seqattn.experiment.ehr_data import data_module, held_back, new_stays, restore
-from seqattn.experiment.ehr_explain import explain_stays, explainable_network
+from seqattn.experiment.ehr_config import NAMED, EhrConfig
+from seqattn.experiment.ehr_data import data_module, held_back, restore
+from seqattn.experiment.ehr_explain import chosen_stays, explain_stays, explainable_network
+from seqattn.experiment.ehr_measures import measures_of, number
+from seqattn.experiment.ehr_new_stays import moved_data, new_stays
 from seqattn.experiment.figures import risk_curves
 from seqattn.experiment.run_directory import RunDirectory, atomic_write_text
 from seqattn.experiment.trainer import check_weights, read_checkpoint
-from seqattn.metrics.clinical import best_threshold, bootstrap_intervals, clinical_metrics
 from seqattn.tasks.clinical import ClinicalPrediction
 
 DRAWS_OF_ONE, DRAWS_OF_EACH = 1000, 200  # resamples behind the intervals of one label, of each of several
@@ -55,31 +54,19 @@ def load_module(run: RunDirectory) -> ClinicalPrediction:
 def test_run(
     run: RunDirectory, config: EhrConfig, module: ClinicalPrediction, data: ClinicalDataModule
 ) -> dict[str, Any]:
-    """Measures over the TEST stays, None where one is undefined; writes predictions.csv and the figures.
-
-    Each label's threshold maximises F1 over the validation stays.
-    """
+    """Measures over the TEST stays, see `measures_of`; writes predictions.csv and the figures."""
     val_risk, val_label = _risks(config, module, data, data.val_indices)
     risk, label = _risks(config, module, data, data.test_indices)
-    per_label: dict[str, dict[str, Any]] = {}
-    draws = DRAWS_OF_ONE if len(data.label_names) == 1 else DRAWS_OF_EACH
-    for index, name in enumerate(data.label_names):
-        threshold = best_threshold(val_risk[:, index].double(), val_label[:, index])
-        per_label[name] = _measures(risk[:, index], label[:, index], threshold, draws)
-    measures = per_label[data.label_names[0]] if len(per_label) == 1 else _means(list(per_label.values()))
+    several = len(data.label_names) > 1
+    draws = DRAWS_OF_EACH if several else DRAWS_OF_ONE
+    measures = measures_of(data.label_names, risk, label, val_risk, val_label, draws)
     ids = [str(data.stays.ids[index]) for index in data.test_indices]
     write_predictions(run.predictions, ids, data.label_names, risk, label)
     areas = ", ".join(f"{title} {number(measures[name])}" for name, title in (("auroc", "AUROC"), ("auprc", "AUPRC")))
-    labels = "" if len(per_label) == 1 else f", {len(per_label)} labels together"
+    labels = f", {len(data.label_names)} labels together" if several else ""
     title = f"{Path(config.data.dataset).name} TEST{labels}, {config.name}: {areas}"
     risk_curves(risk.flatten().numpy(), label.flatten().numpy(), title, run.figures / "risk_curves.png")
-    extra = {"per_label": per_label} if len(per_label) > 1 else {}
-    return {**measures, "stays": len(risk), **extra}
-
-
-def number(value: float | None) -> str:
-    """Three decimals; a measure that is undefined is a dash."""
-    return "-" if value is None else f"{value:.3f}"
+    return measures | {"stays": len(risk)}
 
 
 def _risks(
@@ -88,29 +75,6 @@ def _risks(
     # not the data module's loaders: in a process of several they give a share of the stays
     stays = ClinicalDataset(data.stays, steps=data.num_steps, indices=indices, fill=data.fill)
     return module.risks(_batches(stays, config.data.eval_batch_size))
-
-
-def _measures(risk: Tensor, label: Tensor, threshold: float, draws: int) -> dict[str, Any]:
-    p, y = risk.double().numpy(), label.numpy()
-    found: dict[str, Any] = clinical_metrics(p, y)
-    found["threshold"] = threshold
-    found["f1_at_threshold"] = clinical_metrics(p, y, threshold)["f1"]
-    found["positive"] = int(y.sum())
-    intervals = bootstrap_intervals(p, y, draws=draws, chosen=threshold)
-    found["interval"] = {name: [_finite(low), _finite(high)] for name, (low, high) in intervals.items()}
-    return {name: _finite(value) if isinstance(value, float) else value for name, value in found.items()}
-
-
-def _finite(value: float) -> float | None:
-    """NaN, which JSON lacks, as None."""
-    return value if math.isfinite(value) else None
-
-
-def _means(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over labels of every measure, None where it is undefined for all."""
-    names = [name for name in entries[0] if name not in ("threshold", "positive", "interval")]
-    values = {name: [entry[name] for entry in entries if entry[name] is not None] for name in names}
-    return {name: float(np.mean(found)) if found else None for name, found in values.items()}
 
 
 def write_predictions(
@@ -129,7 +93,7 @@ def write_predictions(
 def evaluate_run(path: Path, data_dir: str | None = None) -> dict[str, Any]:
     """Measure a finished run on its TEST stays again, rewrite predictions.csv and the curves, return the measures.
 
-    data_dir: where a named data set is now, if it has moved.
+    data_dir: where the data are now, if they have moved.
 
     Raises:
         SeqattnError: not a finished run of health records, or its data are missing or not those it was trained on.
@@ -138,13 +102,16 @@ def evaluate_run(path: Path, data_dir: str | None = None) -> dict[str, Any]:
     config = run.read_config(EhrConfig)
     run.read_results()  # refuses a run that has not finished
     if data_dir is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"data_dir": data_dir})})
+        config = config.model_copy(update={"data": moved_data(config.data, data_dir)})
+    dataset = config.data.dataset
+    if dataset not in NAMED and not Path(dataset).expanduser().is_dir():
+        raise SeqattnError(f"{dataset}, the folder of this run's data, is not there: say where it is with --data-dir")
     module = load_module(run)
     data = data_module(config)
     with held_back():
         data.setup()
         restore(run, data)
-    return {"dataset": config.data.dataset, **test_run(run, config, module, data)}
+    return {"dataset": dataset, **test_run(run, config, module, data)}
 
 
 def predict_folder(
@@ -154,11 +121,14 @@ def predict_folder(
     unknown: Literal["error", "ignore"] = "error",
     explain: bool = False,
     notes: str | None = None,
+    explain_ids: Sequence[str] | None = None,
+    explain_limit: int | None = None,
 ) -> None:
-    """Write `output`: id and the risk of each label, for every stay of a data set or a folder of tables or MEDS.
+    """Write `output`: id and the risk of each label, for every stay of `dataset`; `new_stays` says what that may be.
 
     unknown: what is done with variables that the run does not know.
-    explain: also write pictures of the first stays into the folder named after `output`, see `explain_stays`.
+    explain: also write pictures of stays into the folder named after `output`, see `explain_stays`: of explain_ids, or
+    of the first explain_limit.
     notes: a file of vectors of these stays' notes, for a run that was trained on such a file.
 
     What was left out, cut or clipped is printed to stderr.
@@ -174,14 +144,16 @@ def predict_folder(
     if explain:
         explainable_network(module, folder)
     stays = new_stays(run, config, dataset, unknown, notes)
+    drawn = chosen_stays(stays, explain_ids, explain_limit) if explain else []
     risk, _ = module.risks(_batches(stays, config.data.eval_batch_size))
     for line in describe(stays.stays.counts):
         print(line, file=sys.stderr, flush=True)
     write_predictions(output, [str(identity) for identity in stays.stays.ids], module.labels, risk)
     print(f"wrote {output} ({len(risk)} stays)")
     if explain:
-        drawn = explain_stays(module, stays, risk, folder)
-        print(f"wrote {drawn} pictures to {folder}" + (f", of the first of {len(risk)} stays" * (drawn < len(risk))))
+        explain_stays(module, stays, drawn, risk, folder)
+        first = f", of the first of {len(risk)} stays" if explain_ids is None and len(drawn) < len(risk) else ""
+        print(f"wrote {len(drawn)} pictures to {folder}{first}")
 
 
 def _batches(stays: ClinicalDataset, batch_size: int) -> DataLoader[Batch]:

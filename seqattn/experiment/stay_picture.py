@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from seqattn.experiment.figures import plain, save, short
 
 MOST_VARIABLES = 40  # rows of dots: those with the most observations
+MOST_NOTES = 20  # rows of weights: those of the latest notes
 STRONGEST = 3.0  # z-score that has the full colour
 
 
@@ -22,7 +23,8 @@ class StayPicture:
     hours, channels, values: (observations,), when, the position in `variables`, the z-score.
     row_hours: (rows,) when each row of the series was. attention: (steps, rows), each step's weights.
     gate: (steps, features), the share of time attention, None for a model without imputation.
-    notes: (notes,) hours. window: hours.
+    notes: (notes,) hours. note_attention: (steps, notes), each step's weights, None for a model without notes.
+    window: hours.
     """
 
     title: str
@@ -35,19 +37,25 @@ class StayPicture:
     attention: NDArray[np.floating]
     gate: NDArray[np.floating] | None
     notes: NDArray[np.floating]
+    note_attention: NDArray[np.floating] | None = None
 
 
 def draw_stay(picture: StayPicture, path: Path) -> None:
-    """Write a PNG of three panels over the hours of the window."""
+    """Write a PNG of three panels over the hours of the window, and one more where the model attends to notes."""
     count = np.bincount(picture.channels, minlength=len(picture.variables))
     order = np.argsort(-count, kind="stable")[:MOST_VARIABLES]
     shown = np.sort(order[count[order] > 0])
-    height = 0.6 + 0.17 * max(4, len(shown))
-    figure = Figure(figsize=(9.5, height + 5.2), layout="constrained")
+    heights = [0.6 + 0.17 * max(4, len(shown)), 3, 1.4]
+    looks_at_notes = picture.note_attention is not None and len(picture.notes) > 0
+    if looks_at_notes:
+        heights.insert(2, 0.5 + 0.2 * min(len(picture.notes), MOST_NOTES))
+    figure = Figure(figsize=(9.5, sum(heights) + 0.8), layout="constrained")
     figure.suptitle(plain(picture.title), fontsize=11)
-    seen, looked, mixed = figure.subplots(3, 1, height_ratios=[height, 3, 1.4], sharex=True)
+    seen, looked, *read, mixed = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True)
     _observations(figure, seen, picture, shown, int((count > 0).sum()))
     _attention(figure, looked, picture)
+    if picture.note_attention is not None and looks_at_notes:
+        _note_attention(figure, read[0], picture, picture.note_attention)
     _gate(mixed, picture)
     before = min([0.0, *picture.notes.tolist()])
     margin = 0.015 * (picture.window - before)
@@ -88,6 +96,22 @@ def _attention(figure: Figure, axes: Axes, picture: StayPicture) -> None:
     axes.plot([0, picture.window], [0, picture.window], color="grey", linewidth=0.6, linestyle="--")
     axes.set(ylim=(-half, picture.window + half), ylabel="of the step at hour")
     axes.set_title("time attention to the observations of each hour, mean of the heads", fontsize=9, loc="left")
+
+
+def _note_attention(figure: Figure, axes: Axes, picture: StayPicture, weights: NDArray[np.floating]) -> None:
+    """One row a note, the latest last, over the steps that look at it."""
+    latest = slice(max(len(picture.notes) - MOST_NOTES, 0), None)
+    hours, weights = picture.notes[latest], weights[:, latest]
+    half = picture.window / (len(weights) - 1) / 2
+    steps = np.linspace(-half, picture.window + half, len(weights) + 1)
+    rows = np.arange(len(hours) + 1) - 0.5
+    image = axes.pcolormesh(steps, rows, weights.T, cmap="Greens", vmin=0, vmax=max(float(weights.max()), 1e-12))
+    figure.colorbar(image, ax=axes, label="weight", pad=0.01)
+    axes.plot(hours, np.arange(len(hours)), "k|", markersize=7)
+    axes.set_yticks(range(len(hours)), [f"note at {hour:.1f} h" for hour in hours], fontsize=7)
+    axes.set_ylim(len(hours) - 0.5, -0.5)
+    more = f", the latest {len(hours)} of {len(picture.notes)}" if len(picture.notes) > len(hours) else ""
+    axes.set_title(f"time attention of each step to the notes{more}, mean of the heads", fontsize=9, loc="left")
 
 
 def _gate(axes: Axes, picture: StayPicture) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from seqattn.cli import ehr
 from seqattn.cli.app import app
-from seqattn.data.clinical.sources import SOURCES
+from seqattn.data.clinical.sources import SOURCES, read_source
+from seqattn.errors import SeqattnError
+from seqattn.experiment.ehr_config import NAMED
+from seqattn.experiment.ehr_listing import PLACES
 
 
 def invoke(*arguments):
@@ -54,7 +56,7 @@ def test_a_folder_becomes_absolute_and_a_name_stays_one(calls, tmp_path, monkeyp
         Path(name).mkdir()
         invoke("train", "ehr", "--dataset", name)
     assert [call[0].data.dataset for call in calls] == [str(tmp_path / "mine"), "synthetic"]
-    assert set(ehr.NAMED) == set(SOURCES)
+    assert set(NAMED) == set(SOURCES)
 
 
 def test_eval_and_predict_pass_their_arguments_on(calls, tmp_path):
@@ -62,8 +64,39 @@ def test_eval_and_predict_pass_their_arguments_on(calls, tmp_path):
     invoke("predict", "ehr", "r", "new", "-o", tmp_path / "p.csv", "--explain", "--ignore-unknown", "--notes", "v.npy")
     invoke("predict", "ehr", "r", "new")
     assert calls[0] == (Path("r"), "d")
-    assert calls[1] == (Path("r"), "new", tmp_path / "p.csv", "ignore", True, "v.npy")
-    assert calls[2] == (Path("r"), "new", Path("predictions.csv"), "error", False, None)
+    assert calls[1] == (Path("r"), "new", tmp_path / "p.csv", "ignore", True, "v.npy", None, None)
+    assert calls[2] == (Path("r"), "new", Path("predictions.csv"), "error", False, None, None, None)
+
+
+def test_what_is_drawn_can_be_chosen(calls, command):
+    invoke("predict", "ehr", "r", "new", "--explain-ids", "a, b")
+    invoke("predict", "ehr", "r", "new", "--explain-limit", 3)
+    assert [call[4:] for call in calls] == [(True, None, ["a", "b"], None), (True, None, None, 3)]
+    done = command("predict", "ehr", "r", "new", "--explain-ids", "a", "--explain-limit", 3)
+    assert "both say which stays are drawn: give one of them" in done.error
+
+
+def test_data_sets_are_listed_with_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQATTN_DATA", str(tmp_path / "none"))
+    (tmp_path / "ehr" / "physionet2012" / "set-a").mkdir(parents=True)
+    (tmp_path / "mimic3" / "phenotyping").mkdir(parents=True)
+    lines = invoke("list", "datasets", "--data-dir", tmp_path).stdout.splitlines()
+    found = dict(line.removeprefix("ehr").strip().split("  ", 1) for line in lines if line.startswith("ehr "))
+    assert found["physionet2012"] == f"in {tmp_path / 'ehr' / 'physionet2012'}"
+    assert found["mimic3-pheno"] == f"in {tmp_path / 'mimic3'}"
+    assert found["mimic3-ihm"] == "not here: give the folder of in-hospital-mortality with --data-dir"
+    assert found["physionet2019"].startswith("not here")
+    assert set(found) == {*NAMED, "DIR"}
+    without = invoke("list", "datasets").stdout
+    assert "ehr      physionet2012  not here" in without
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_list_looks_for_what_the_reader_looks_for(name, tmp_path):
+    folder, marks = PLACES[name]
+    with pytest.raises(SeqattnError, match="holds no") as refused:
+        read_source(name, str(tmp_path))
+    assert f"holds no {folder}: there is no {' or '.join(marks)} in it" in str(refused.value)
 
 
 def test_codes_are_listed_by_frequency(tmp_path):

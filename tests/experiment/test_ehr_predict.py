@@ -1,20 +1,11 @@
-"""`seqattn predict ehr`: the CSV, what is left out and counted, notes, and what --explain draws."""
+"""`seqattn predict ehr`: the CSV, what is left out and counted, and notes."""
 
 import csv
-import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from seqattn.experiment import ehr_explain
-from seqattn.experiment.ehr_config import EhrConfig
-from seqattn.experiment.ehr_data import new_stays
-from seqattn.experiment.ehr_evaluation import load_module
-from seqattn.experiment.run_directory import RunDirectory
-from seqattn.experiment.stay_picture import StayPicture, draw_stay
 
 
 def predict(command, run: Path, folder: object, output: Path, *options: object) -> tuple[list[dict[str, str]], str]:
@@ -101,11 +92,27 @@ def test_the_note_encoder_is_kept_in_the_run(new_tables, train_ehr, command, tmp
     texts = (new / "notes.csv").read_text()
     (new / "notes.csv").write_text(texts.replace("worse", "better"))
     assert predict(command, run, new, tmp_path / "r.csv")[0] != after  # the notes count
-    (new / "notes.csv").unlink()
-    assert "has no notes" in command("predict", "ehr", run, new).error
     (new / "notes.csv").write_text(texts)
     (run / "note_encoder.npz").unlink()
     assert "note_encoder.npz cannot be read" in command("predict", "ehr", run, new).error
+
+
+def test_a_folder_without_notes_is_one_of_patients_without_notes(new_tables, train_ehr, command, tmp_path) -> None:
+    run = tmp_path / "run"
+    notes = ["--config", "interleaved", "--set", "data.note_dim=4"]
+    assert train_ehr(new_tables.write("data", new_tables.rows(60)), run, *notes).code == 0
+    rows = new_tables.rows(6, seed=2, first=200)
+    new = new_tables.write("new", {name: rows[name] for name in ("events", "static")})
+    without, err = predict(command, run, new, tmp_path / "p.csv")
+    assert err == f"6 stays taken as patients without notes ({new} has no notes)\n"
+    (new / "notes.csv").write_text("id,time,text\ns200,90,after the window\n")
+    empty, err = predict(command, run, new, tmp_path / "q.csv")
+    np.testing.assert_allclose(risks(empty), risks(without), atol=2e-6)
+    assert "patients without notes" not in err
+    (new / "notes.csv").write_text("id,time,text\ns200,3,Patient is worse today\n")
+    changed = risks(predict(command, run, new, tmp_path / "r.csv")[0]) - risks(without)
+    assert np.abs(changed[0]).max() > 1e-4
+    assert np.abs(changed[1:]).max() < 1e-5
 
 
 def write_vectors(folder: Path, events: list[dict[str, object]]) -> Path:
@@ -127,6 +134,9 @@ def test_vectors_of_new_notes_have_to_be_given(new_tables, train_ehr, command, t
     assert "give those of" in command("predict", "ehr", run, new, "-o", tmp_path / "p.csv").error
     found, _ = predict(command, run, new, tmp_path / "p.csv", "--notes", write_vectors(new, later))
     assert len(found) == 6
+    without, err = predict(command, run, new, tmp_path / "p.csv", "--notes", "none")
+    assert "6 stays taken as patients without notes (--notes none)\n" in err
+    assert np.abs(risks(without) - risks(found)).max() > 1e-4
     predict(command, run, data, tmp_path / "q.csv")  # its own: the run knows the file
 
 
@@ -134,68 +144,3 @@ def test_vectors_are_for_a_run_of_vectors(command, series_run, unlabelled, in_tm
     error = command("predict", "ehr", series_run, unlabelled, "--notes", "v.npy").error
     assert "was not trained on a file of note vectors: leave --notes out" in error
     assert list(in_tmp.iterdir()) == []
-
-
-def test_explain_draws_the_first_stays(command, fused_run, tmp_path, monkeypatch) -> None:
-    drawn: list[StayPicture] = []
-    original = ehr_explain.draw_stay
-
-    def record(picture: StayPicture, path: Path) -> None:
-        drawn.append(picture)
-        original(picture, path)
-
-    monkeypatch.setattr(ehr_explain, "draw_stay", record)
-    monkeypatch.setattr(ehr_explain, "MOST", 2)
-    output = tmp_path / "p.csv"
-    done = command("predict", "ehr", fused_run, "synthetic", "-o", output, "--explain")
-    assert done.code == 0, done
-    with output.open(newline="") as table:
-        rows = list(csv.DictReader(table))
-    assert f"wrote 2 pictures to {tmp_path / 'p-explained'}, of the first of {len(rows)} stays\n" in done.out
-    pictures = sorted((tmp_path / "p-explained").iterdir())
-    assert [path.name for path in pictures] == [f"{n:04d}-{rows[n - 1]['id']}.png" for n in (1, 2)]
-    for path in pictures:
-        with Image.open(path) as image:
-            assert np.unique(np.asarray(image.convert("L"))).size > 50
-    run = RunDirectory(fused_run)
-    stays = new_stays(run, run.read_config(EhrConfig), "synthetic")
-    steps = load_module(run).network.num_steps
-    for number, picture in enumerate(drawn):
-        stay = stays.stays.stay(number)
-        np.testing.assert_allclose(picture.values, stay.values[stay.mask], rtol=1e-6)
-        np.testing.assert_allclose(
-            picture.hours, np.broadcast_to(stay.times[:, None], stay.mask.shape)[stay.mask], 1e-5
-        )
-        np.testing.assert_allclose(picture.notes, stay.note_times, rtol=1e-5, atol=1e-5)
-        assert picture.attention.shape == (steps, len(stay.times))
-        np.testing.assert_allclose(picture.attention.sum(1), 1, rtol=1e-5)
-        assert picture.gate.shape[0] == steps
-        assert 0 < picture.gate.min() < picture.gate.max() < 1
-        found = re.fullmatch(r"stay (\S+): mortality (\d+\.\d) %", picture.title)
-        assert found, picture.title
-        assert found[1] == rows[number]["id"]
-        assert float(found[2]) == pytest.approx(100 * float(rows[number]["risk_mortality"]), abs=0.06)
-
-
-def test_pictures_of_odd_stays(tmp_path) -> None:
-    nothing = np.empty(0)
-    empty = StayPicture(
-        title="stay $a_$: death 1 %", window=24.0, variables=["HR"], hours=nothing, channels=nothing.astype(int),
-        values=nothing, row_hours=np.zeros(1), attention=np.zeros((24, 1)), gate=None, notes=nothing,
-    )  # fmt: skip
-    many = StayPicture(
-        title="many", window=48.0, variables=["$b_$" * 30] * 70, hours=np.linspace(0, 48, 140),
-        channels=np.arange(140) % 70, values=np.linspace(-9, 9, 140), row_hours=np.array([0.0, 48.0]),
-        attention=np.full((2, 2), 0.5), gate=np.full((2, 1), 0.3), notes=np.array([-20.0, 3.0]),
-    )  # fmt: skip
-    for name, picture in (("empty", empty), ("many", many)):
-        draw_stay(picture, tmp_path / "pictures" / f"{name}.png")
-        with Image.open(tmp_path / "pictures" / f"{name}.png") as image:
-            assert min(image.size) > 600
-
-
-def test_pictures_need_a_place(command, fused_run, tmp_path) -> None:
-    (tmp_path / "p-explained").write_text("a file")
-    done = command("predict", "ehr", fused_run, "synthetic", "-o", tmp_path / "p.csv", "--explain")
-    assert "p-explained is a file" in done.error
-    assert not (tmp_path / "p.csv").exists()

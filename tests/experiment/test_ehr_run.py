@@ -234,6 +234,9 @@ def test_phenotypes_have_a_result_each(train_ehr, tmp_path) -> None:
     assert list(rows[0]) == ["id", *(f"risk_{name}" for name in results["labels"]), *results["labels"]]
     known = [found["auroc"] for found in results["test"]["per_label"].values() if found["auroc"] is not None]
     assert results["test"]["auroc"] == pytest.approx(np.mean(known))
+    assert set(results["test"]["interval"]) == set(MEASURES)
+    low, high = results["test"]["interval"]["brier"]
+    assert low < results["test"]["brier"] < high
 
 
 @pytest.mark.parametrize("model", ["gru-d", "notes", "imputation", "lstm"])
