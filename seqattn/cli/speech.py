@@ -92,4 +92,8 @@ def evaluate(
     from seqattn.experiment.speech_results import evaluate_run
 
     with interruptible():
-        typer.echo(evaluate_run(run, data_dir, scale.value, out, workers, device=device))
+        text, failed = evaluate_run(run, data_dir, scale.value, out, workers, device=device)
+        typer.echo(text)
+    if failed:
+        files = "1 file was" if failed == 1 else f"{failed} files were"
+        raise SeqattnError(f"{files} left out of the means, for the reasons above: mend or remove what failed")

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqattn.data.audio_headers import missing_bytes
 from seqattn.errors import SeqattnError
 from seqattn.optional import require
 
@@ -32,7 +33,7 @@ __all__ = [
     "write_audio",
 ]
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".caf", ".oga", ".opus", ".rf64", ".w64")
 SAMPLE_RATE = 16_000
 UNKNOWN_LENGTH = 2**62  # beyond it, libsndfile's mark of a stream whose header gives no length
 _WRITTEN_AT_ONCE = 16_384  # samples: libsndfile's Vorbis encoder overflows its stack on long writes
@@ -62,7 +63,7 @@ class AudioInfo:
 def audio_info(path: str | Path) -> AudioInfo:
     """The properties of an audio file.
 
-    Raises SeqattnError for a file that is missing, no audio, or empty.
+    Raises SeqattnError for a file that is missing, no audio, empty, or shorter than its header says.
     """
     with _opened(Path(path)) as file:
         return AudioInfo(file.samplerate, file.channels, file.frames, file.format, file.subtype)
@@ -75,7 +76,7 @@ def check_length(path: Path, frames: int) -> None:
 
 
 def read_audio(path: str | Path, start: int = 0, frames: int = -1) -> tuple[Samples, int]:
-    """Samples (channels, frames), full scale at ±1, and the sample rate of a WAV, FLAC, OGG or MP3 file.
+    """Samples (channels, frames), full scale at ±1, and the sample rate of a file.
 
     start, frames: the part to read, in samples of the file; by default all. A part ends where the file ends.
 
@@ -222,6 +223,11 @@ def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise AudioError(f"{path} is not a file; check the path")
     try:
+        with path.open("rb") as content:
+            missing = missing_bytes(content)
+        if missing:
+            problem = f"{path} is cut short (its header promises {missing} bytes more than it holds)"
+            raise AudioError(f"{problem}: copy it again or leave it out")
         with sf.SoundFile(path) as file:
             if not file.frames:
                 raise AudioError(f"{path} has no samples: replace or remove it")

@@ -33,7 +33,8 @@ class SpeechDataModule(LightningDataModule):
         data_dir: a folder of pairs in a published layout (`find_layout`). With "mix" and "synthetic" only its test
             pairs are used, as the test split; where it is not given, further speakers and noises are held out for that.
         clean_dirs, noise_dirs: folders of clean recordings and of noise, for "mix".
-        snr_range: lowest and highest SNR in dB of a mixture.
+        snr_range: lowest and highest SNR in dB of a mixture, drawn uniformly.
+        snrs: SNRs in dB, such as 0, 5, 10 and 15, of which one is drawn instead; default none.
         segment: samples of a training crop.
         batch_size, eval_batch_size: clips per training batch, and per validation or test batch; per process.
         protocol: "holdout" validates on speakers (and noises) held out of training; "paper" trains on all that is not
@@ -66,6 +67,7 @@ class SpeechDataModule(LightningDataModule):
         clean_dirs: Sequence[str] = (),
         noise_dirs: Sequence[str] = (),
         snr_range: Sequence[float] = (-5.0, 15.0),
+        snrs: Sequence[float] = (),
         segment: int = 32_000,
         batch_size: int = 8,
         eval_batch_size: int = 1,
@@ -77,10 +79,10 @@ class SpeechDataModule(LightningDataModule):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
-        clean_dirs, noise_dirs, snr_range = list(clean_dirs), list(noise_dirs), list(snr_range)
+        clean_dirs, noise_dirs, snr_range, snrs = list(clean_dirs), list(noise_dirs), list(snr_range), list(snrs)
         self.save_hyperparameters(logger=False)
         self.source, self.data_dir, self.clean_dirs, self.noise_dirs = source, data_dir, clean_dirs, noise_dirs
-        self.snr_range, self.segment, self.protocol, self.seed = snr_range, segment, protocol, seed
+        self.snr_range, self.snrs, self.segment, self.protocol, self.seed = snr_range, snrs, segment, protocol, seed
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.epoch_size, self.validation_clips, self.cache_dir = epoch_size, validation_clips, cache_dir
         self._check_options()
@@ -99,6 +101,8 @@ class SpeechDataModule(LightningDataModule):
             raise SeqattnError(f"protocol is {self.protocol!r}; it must be 'holdout' or 'paper'")
         if len(self.snr_range) != 2 or not -100 <= self.snr_range[0] <= self.snr_range[1] <= 100:
             raise SeqattnError(f"snr_range is {self.snr_range}; give a lower and a higher SNR in dB, such as -5 and 15")
+        if not all(-100 <= snr <= 100 for snr in self.snrs):
+            raise SeqattnError(f"snrs is {self.snrs}; give SNRs in dB between -100 and 100, such as 0, 5, 10 and 15")
         if self.source == "pairs" and self.data_dir is None:
             raise SeqattnError("source 'pairs' needs data_dir, a folder of noisy and clean recordings: give it")
 
@@ -175,14 +179,14 @@ class SpeechDataModule(LightningDataModule):
     def _mixtures(self, clean: Sequence[Clip], noise: Sequence[Clip]) -> Mixtures:
         speech = FileWaveforms([clip.path for clip in clean], cache_dir=self.cache_dir)
         added = FileWaveforms([clip.path for clip in noise], cache_dir=self.cache_dir)
-        return Mixtures(speech, added, self.snr_range, [clip.path.stem for clip in clean])
+        return Mixtures(speech, added, self.snr_range, [clip.path.stem for clip in clean], self.snrs)
 
     def _synthetic(self) -> dict[str, Source]:
         sources: dict[str, Source] = {}
         self._validation = "other synthetic clips"
         for number, (name, clips) in enumerate(SYNTHETIC_CLIPS.items()):
             clean, noise = synthetic_corpus((self.seed, number), clips, SYNTHETIC_SECONDS)
-            sources[name] = Mixtures(MemoryWaveforms(clean), MemoryWaveforms(noise), self.snr_range)
+            sources[name] = Mixtures(MemoryWaveforms(clean), MemoryWaveforms(noise), self.snr_range, snrs=self.snrs)
         return sources
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -205,10 +209,12 @@ class SpeechDataModule(LightningDataModule):
         return self._evaluation_loader(source, range(len(source.names)))
 
     def test_pairs(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Name, noisy and clean (samples,) of every test clip, as recorded: no gain is applied."""
+        """Name, noisy and clean (samples,) of every test clip, as recorded: no gain is applied.
+
+        After a clip that cannot be read, which raises SeqattnError, it goes on with the next.
+        """
         clips = EvaluationClips(self.sources["test"], self.seed)
-        for number in clips.numbers:
-            yield clips.source.names[number], *clips.draw(number)
+        return map(clips.named, clips.numbers)
 
     def _evaluation_loader(self, source: Source, numbers: Sequence[int]) -> DataLoader[Batch]:
         rank, world = rank_and_world()

@@ -82,13 +82,18 @@ class EvaluationClips(Dataset[Batch]):
         """Noisy and clean (samples,) of clip `number`, as they are."""
         return self.source.draw(number, np.random.default_rng((_EVALUATION, self.seed, number)))
 
+    def named(self, number: int) -> tuple[str, Tensor, Tensor]:
+        """Name, noisy and clean (samples,) of clip `number`, as they are."""
+        return self.source.names[number], *self.draw(number)
+
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Training order: (epoch, draw) pairs, drawn from (seed, epoch) alone, so a resumed run repeats them.
+    """Training order: (epoch, draw) pairs that follow from seed and epoch alone, so a resumed run repeats them.
 
-    An epoch has `size` draws of `clips` clips: all in random order, then all again in another, until there are enough;
-    draw % clips is the clip. Workers that outlive an epoch see the new one in the pair. Each rank takes every world-th
-    position of an order extended from its own start to a multiple of `world`. Lightning calls `set_epoch`.
+    The order is all `clips` clips in random order, then all again in another, and so on; an epoch is the next `size`
+    of them, so that short epochs, validated often, still train on every clip equally. draw % clips is the clip.
+    Workers that outlive an epoch see the new one in the pair. Each rank takes every world-th position of an epoch
+    extended from its own start to a multiple of `world`. Lightning calls `set_epoch`.
     """
 
     def __init__(self, clips: int, size: int | None = None, seed: int = 0, *, rank: int = 0, world: int = 1) -> None:
@@ -99,10 +104,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = np.random.default_rng((self.seed, self.epoch))
-        turns = range(-(-self.size // self.clips))
-        order = np.concatenate([turn * self.clips + generator.permutation(self.clips) for turn in turns])[: self.size]
-        padded = np.resize(order, len(self) * self.world)
+        first, start = divmod(self.epoch * self.size, self.clips)
+        turns = range(-(-(start + self.size) // self.clips))
+        orders = [np.random.default_rng((self.seed, first + turn)).permutation(self.clips) for turn in turns]
+        draws = np.concatenate([turn * self.clips + order for turn, order in enumerate(orders)])
+        padded = np.resize(draws[start : start + self.size], len(self) * self.world)
         return iter([(self.epoch, draw) for draw in padded[self.rank :: self.world].tolist()])
 
     def __len__(self) -> int:

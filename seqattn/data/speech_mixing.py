@@ -86,21 +86,23 @@ class Mixtures:
     """Clean clips with noise added anew at every draw.
 
     clean, noise: waveforms at one rate. snr_range: lowest and highest SNR in dB of the whole clip, drawn uniformly.
-    names: of the clean clips, default their numbers.
+    names: of the clean clips, default their numbers. snrs: where given, one of them is drawn instead.
     """
 
     def __init__(
-        self, clean: Waveforms, noise: Waveforms, snr_range: Sequence[float], names: Sequence[str] | None = None
-    ) -> None:
+        self, clean: Waveforms, noise: Waveforms, snr_range: Sequence[float], names: Sequence[str] | None = None,
+        snrs: Sequence[float] = (),
+    ) -> None:  # fmt: skip
         self.waveforms = (clean, noise)
         self.clean, self.noise = clean, noise
         self.low, self.high = snr_range
+        self.snrs = snrs
         self.names = names or [f"{number:05d}" for number in range(len(clean.lengths))]
 
     def draw(self, number: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Noisy and clean (samples,) of clip `number`; noise, its place and the SNR come from `generator`."""
         clean = self.clean.read(number)
-        snr = float(generator.uniform(self.low, self.high))
+        snr = float(generator.choice(self.snrs) if self.snrs else generator.uniform(self.low, self.high))
         return add_noise(clean, self._draw_noise(len(clean), generator), snr), clean
 
     def _draw_noise(self, samples: int, generator: np.random.Generator) -> Tensor:

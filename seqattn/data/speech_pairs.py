@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from seqattn.data.audio import audio_info, check_length
 from seqattn.data.speech_folders import Pair
 from seqattn.data.waveforms import FileWaveforms
+from seqattn.errors import SeqattnError
 
 
 class RecordedPairs:
@@ -35,10 +37,27 @@ class RecordedPairs:
         samples = min(len(noisy), len(clean))
         return noisy[:samples], clean[:samples]
 
+    def named(self, number: int) -> tuple[str, Tensor, Tensor]:
+        """Name, noisy and clean of one pair."""
+        return self.names[number], *self.draw(number)
+
     def __iter__(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Name, noisy and clean of every pair, one after the other."""
-        for number, name in enumerate(self.names):
-            yield name, *self.draw(number)
+        """Name, noisy and clean of every pair, one after the other; after one that cannot be read it goes on."""
+        return map(self.named, range(len(self.names)))
+
+
+def readable_pairs(pairs: Sequence[Pair]) -> tuple[list[Pair], list[SeqattnError]]:
+    """The pairs whose files both have a sound header, and for each of the others what is wrong with it."""
+    sound, errors = [], []
+    for pair in pairs:
+        try:
+            for path in (pair.noisy, pair.clean):
+                check_length(path, audio_info(path).frames)
+        except SeqattnError as error:
+            errors.append(error)
+        else:
+            sound.append(pair)
+    return sound, errors
 
 
 def warn_of_unequal(recordings: Sequence[RecordedPairs]) -> None:

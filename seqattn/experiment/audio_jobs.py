@@ -9,6 +9,9 @@ from typing import NamedTuple
 from seqattn.data.audio import AUDIO_SUFFIXES
 from seqattn.errors import SeqattnError
 
+# kinds of audio that libsndfile cannot read or cannot write again
+OTHER_SUFFIXES = (".aac", ".ac3", ".amr", ".au", ".m4a", ".mka", ".mp2", ".mp4", ".ra", ".webm", ".wma", ".wv")
+
 
 class Job(NamedTuple):
     """An audio file, and the file to write for it."""
@@ -28,9 +31,8 @@ def collect_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
         SeqattnError: an input that does not exist or holds no audio, two inputs with one target, a target that is an
             input, or an output that is no folder.
     """
-    named_as_audio = output.suffix.lower() in AUDIO_SUFFIXES
-    if output.is_file() or (named_as_audio and not output.is_dir()):
-        problem = "is a file" if output.is_file() else "is named as an audio file"
+    if not output.is_dir() and (os.path.lexists(output) or output.suffix.lower() in AUDIO_SUFFIXES):
+        problem = "is not a folder" if os.path.lexists(output) else "is named as an audio file"
         raise SeqattnError(f"-o names the folder for the results, {output} {problem}: pass a folder")
     jobs: dict[Path, Job] = {}
     for given in inputs:
@@ -44,6 +46,17 @@ def collect_jobs(inputs: Sequence[str], output: Path) -> list[Job]:
         if job.target.resolve() in sources:
             raise SeqattnError(f"{job.target} would be written over the input: choose another folder with -o")
     return [jobs[target] for target in sorted(jobs)]
+
+
+def left_out(inputs: Sequence[str]) -> str:
+    """Say in a sentence how many audio files of other kinds lie below the folders among the inputs; "" for none."""
+    folders = [Path(given) for given in inputs if Path(given).is_dir()]
+    found = [path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in OTHER_SUFFIXES]
+    if not found:
+        return ""
+    kinds = ", ".join(sorted({path.suffix.lower() for path in found}))
+    files = "1 file is" if len(found) == 1 else f"{len(found)} files are"
+    return f"{files} left out of {', '.join(map(str, folders))} ({kinds}): convert to WAV or FLAC what is audio"
 
 
 def check_absent(targets: Sequence[Path]) -> None:

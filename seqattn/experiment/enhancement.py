@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from seqattn.errors import SeqattnError
-from seqattn.experiment.audio_jobs import check_absent, collect_jobs
+from seqattn.experiment.audio_jobs import check_absent, collect_jobs, left_out
 from seqattn.experiment.recordings import Recording, write_recording
 from seqattn.experiment.spectrograms import Spectrogram, before_and_after
 from seqattn.experiment.streaming import Enhancer, Segmentation, enhance_stream, measure
@@ -44,6 +44,8 @@ def enhance_files(
     enhancer = load()
     failed = 0
     with FileProgress(len(jobs)) as progress:
+        if sentence := left_out(inputs):
+            progress.warn(sentence)
         for job in jobs:
             progress.start(str(job.target.relative_to(output)))
             try:

@@ -51,8 +51,9 @@ class Recording:
         """
         try:
             frames = self._file.read(samples, dtype="float32", always_2d=True)
-        except RuntimeError:
-            raise self._damaged() from None
+        except RuntimeError:  # somewhere in these samples: libsndfile does not say where
+            end = min(self._place + samples, self.info.frames) / self.info.sample_rate
+            raise self._damaged(f"between {self._place / self.info.sample_rate:.1f} s and {end:.1f} s") from None
         self._place += len(frames)
         return torch.from_numpy(np.ascontiguousarray(frames.T))
 
@@ -65,11 +66,10 @@ class Recording:
         while (block := self.read(samples)).shape[1]:
             yield block
         if self._place < self.info.frames < UNKNOWN_LENGTH and self.info.format != "MP3":  # whose length is an estimate
-            raise self._damaged()
+            raise self._damaged(f"after {self._place / self.info.sample_rate:.1f} s")
 
-    def _damaged(self) -> SeqattnError:
-        seconds = self._place / self.info.sample_rate
-        return SeqattnError(f"{self.path} is damaged or cut short after {seconds:.1f} s: copy it again or leave it out")
+    def _damaged(self, place: str) -> SeqattnError:
+        return SeqattnError(f"{self.path} is damaged or cut short {place}: copy it again or leave it out")
 
 
 def write_recording(path: Path, info: AudioInfo, pieces: Iterable[Tensor]) -> None:

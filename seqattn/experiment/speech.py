@@ -5,9 +5,13 @@ paper: the test list selects the epoch, as most published recipes do; it is opti
 Where the data set has a validation list of its own, that one selects in both.
 """
 
+import contextlib
 import math
 import os
 import statistics
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +44,16 @@ def train_run(config: SpeechConfig, out: Path | None = None, resume: Path | None
     check_devices(config.trainer)
     _check_metric_loss(config, build_module(config))  # every mistake that can be met before anything is written
     data = data_module(config)
-    _prepare(data)
-    data.setup()
+    with plain_warnings():
+        _prepare(data)
+        data.setup()
     if resume is not None:
         run = RunDirectory.open(resume)
     else:
         run = RunDirectory.create(out, "speech", config.name)
         run.write_config(config)
+        if out is not None and run.path != out and is_first_process():
+            print(f"{out} is in use: this run goes into {run.path}", flush=True)
     if run.results.is_file():
         raise SeqattnError(f"{run.path} has finished already: read its results.json, or train a new run")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -61,6 +68,14 @@ def train_run(config: SpeechConfig, out: Path | None = None, resume: Path | None
     if is_first_process():
         _finish(config, run, module.monitor, data.selection)
     return run
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show warnings as a sentence on stderr, without the file and line that they come from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *where, **more: print(f"warning: {message}", file=sys.stderr, flush=True)
+        yield
 
 
 def _prepare(data: SpeechDataModule) -> None:

@@ -14,8 +14,10 @@ class SpeechDataConfig(Config):
     """Where pairs of noisy and clean speech come from.
 
     source: "pairs" reads folders of paired files below data_dir, "mix" adds noise of noise_dirs to speech of clean_dirs
-    at signal-to-noise ratios (dB) drawn between the two of snr_range, "synthetic" invents both. segment: samples at
-    16 kHz. epoch_size: clips an epoch, None is every one once. validation_clips: at most so many, None is all.
+    at signal-to-noise ratios (dB) drawn between the two of snr_range, or from the list snrs where it is given,
+    "synthetic" invents both. segment: samples at 16 kHz. epoch_size: clips an epoch over all devices, None is every one
+    once; validation, checkpoints and the decay of the learning rate come with epochs, so 250 times the batch of all
+    devices validates every 250 steps, as the publication does. validation_clips: at most so many, None is all.
     """
 
     source: Literal["pairs", "mix", "synthetic"] = "pairs"
@@ -23,6 +25,7 @@ class SpeechDataConfig(Config):
     clean_dirs: tuple[str, ...] = ()
     noise_dirs: tuple[str, ...] = ()
     snr_range: tuple[float, float] = (-5.0, 15.0)
+    snrs: tuple[float, ...] = ()
     segment: Annotated[int, Field(ge=1600)] = 32000
     batch_size: Count = 4
     eval_batch_size: Count = 1

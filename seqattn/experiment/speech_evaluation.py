@@ -1,7 +1,9 @@
 """Recordings with clean references: measured before and after enhancement, as a table and as means."""
 
 import csv
+import functools
 import io
+import itertools
 import sys
 import time
 from collections import deque
@@ -11,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +29,9 @@ from seqattn.metrics.perceptual import SAMPLE_RATE
 from seqattn.metrics.speech import METRICS, checked_signal
 
 Row = dict[str, Any]
+Pair = tuple[str, Tensor, Tensor]
+Skip = Callable[[SeqattnError], None]
+Result = TypeVar("Result")
 Enhance = Callable[[Tensor], Tensor]
 Signals = dict[str, NDArray[np.floating]]  # clean, noisy and, with a network, enhanced
 
@@ -36,14 +41,18 @@ TITLES = {"si_sdr": "SI-SDR dB", "ssnr": "SSNR dB"}
 
 
 def evaluate_clips(
-    pairs: Iterable[tuple[str, Tensor, Tensor]], enhance: Enhance | None, scale: Scale = "int16", workers: int = 0
-) -> list[Row]:
+    pairs: Iterable[Pair], enhance: Enhance | None, scale: Scale = "int16", workers: int = 0,
+    skip: Skip | None = None,
+) -> list[Row]:  # fmt: skip
     """Measure every (name, noisy, clean), in their order; a line on stderr after every ten files.
 
     pairs: noisy and clean (samples,) at 16 kHz in [-1, 1]; the longer is cut to the shorter. Read as they are needed.
+        An iterator that raises SeqattnError for a file and then goes on, as those of `RecordedPairs` and
+        `SpeechDataModule.test_pairs` do, skips that file.
     enhance: (1, samples) -> (1, samples), called in this process; None measures the noisy signals alone.
     scale: see `speech_metrics`.
     workers: processes that measure while this one enhances the next files; 0 measures in this one.
+    skip: called with the error of a file that cannot be read or measured, which is left out; None raises the error.
 
     Returns one row per file: file, scale, seconds, and noisy_METRIC and enhanced_METRIC for each of METRICS.
 
@@ -52,14 +61,35 @@ def evaluate_clips(
     """
     rows: list[Row] = []
     start = time.perf_counter()
-    for row in _measured(_enhanced(pairs, enhance), scale, workers):
-        rows.append(row)
-        if len(rows) % LINE_EVERY == 0:
-            print(_progress(rows, time.perf_counter() - start), file=sys.stderr, flush=True)
+    read = _tried(itertools.repeat(iter(pairs).__next__), skip)
+    try:
+        for row in _tried(_measured(_enhanced(read, enhance), scale, workers), skip):
+            rows.append(row)
+            if len(rows) % LINE_EVERY == 0:
+                print(_progress(rows, time.perf_counter() - start), file=sys.stderr, flush=True)
+    except BrokenProcessPool:
+        raise SeqattnError(
+            "a process that measured the recordings died: run again with workers=0 to see at which one"
+        ) from None
     return rows
 
 
-def _enhanced(pairs: Iterable[tuple[str, Tensor, Tensor]], enhance: Enhance | None) -> Iterator[tuple[str, Signals]]:
+def _tried(calls: Iterable[Callable[[], Result]], skip: Skip | None) -> Iterator[Result]:
+    """What the calls return, until one raises StopIteration; the errors of those that fail go to `skip`."""
+    for call in calls:
+        try:
+            result = call()
+        except StopIteration:
+            return
+        except SeqattnError as error:
+            if skip is None:
+                raise
+            skip(error)
+        else:
+            yield result
+
+
+def _enhanced(pairs: Iterable[Pair], enhance: Enhance | None) -> Iterator[tuple[str, Signals]]:
     """Name and signals of every pair, one at a time."""
     for name, noisy, clean in pairs:
         signals = {"clean": clean, "noisy": noisy}
@@ -69,25 +99,20 @@ def _enhanced(pairs: Iterable[tuple[str, Tensor, Tensor]], enhance: Enhance | No
         yield name, {signal: samples.cpu().numpy() for signal, samples in signals.items()}
 
 
-def _measured(clips: Iterable[tuple[str, Signals]], scale: Scale, workers: int) -> Iterator[Row]:
-    """A row per clip, in order; with `workers`, at most two clips for each wait or are being measured."""
+def _measured(clips: Iterable[tuple[str, Signals]], scale: Scale, workers: int) -> Iterator[Callable[[], Row]]:
+    """What returns the row of each clip, in order; with `workers`, at most two clips for each are on their way."""
     if not workers:
-        yield from (measure_clip(name, signals, scale) for name, signals in clips)
+        yield from (functools.partial(measure_clip, name, signals, scale) for name, signals in clips)
         return
     # spawn: a forked process would inherit this one's threads and GPU
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting: deque[Future[Row]] = deque()
-        try:
-            for name, signals in clips:
-                waiting.append(pool.submit(measure_clip, name, signals, scale))
-                if len(waiting) >= 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool:
-            raise SeqattnError(
-                "a process that measured the recordings died: run again with workers=0 to see at which one"
-            ) from None
+        for name, signals in clips:
+            waiting.append(pool.submit(measure_clip, name, signals, scale))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result
+        while waiting:
+            yield waiting.popleft().result
 
 
 def measure_clip(name: str, signals: Signals, scale: Scale) -> Row:
@@ -104,10 +129,12 @@ def measure_clip(name: str, signals: Signals, scale: Scale) -> Row:
 
 def _progress(rows: Sequence[Row], seconds: float) -> str:
     """Files so far with their mean PESQ and SI-SDR."""
+    found = {metric: _columns(rows, metric) for metric in ("pesq", "si_sdr")}
     means = [
-        f"{column} {mean_interval([row[column] for row in rows]).mean:.4g}"
-        for column in (f"{signal}_{metric}" for signal in SIGNALS for metric in ("pesq", "si_sdr"))
-        if column in rows[0]
+        f"{signal}_{metric} {mean_interval(found[metric][signal]).mean:.4g}"
+        for signal in SIGNALS
+        for metric in found
+        if signal in found[metric]
     ]
     return "  ".join([f"files {len(rows)}", *means, f"{seconds:.1f} s"])
 
@@ -126,7 +153,8 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     """Means over the files, fit for JSON: scale, files, and for noisy and enhanced each metric's mean and interval.
 
     An entry such as result["noisy"]["pesq"] has mean, half_width (of the 95 % interval), count and left_out, the
-    files whose value is not finite; a mean or half width that does not exist is None.
+    files whose value is not finite, noisy or enhanced: both means are of the same files. A mean or half width that does
+    not exist is None.
 
     Raises:
         SeqattnError: there is no row.
@@ -134,13 +162,20 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     if not rows:
         raise SeqattnError("no recording was measured: give at least one noisy file with its clean one")
     result: dict[str, Any] = {"scale": rows[0]["scale"], "files": len(rows)}
-    for signal in SIGNALS:
-        if f"{signal}_{METRICS[0]}" in rows[0]:
-            result[signal] = {metric: _mean([row[f"{signal}_{metric}"] for row in rows]) for metric in METRICS}
+    for metric in METRICS:
+        for signal, values in _columns(rows, metric).items():
+            result.setdefault(signal, {})[metric] = _mean(values)
     return result
 
 
-def _mean(values: Sequence[float]) -> dict[str, float | int | None]:
+def _columns(rows: Sequence[Row], metric: str) -> dict[str, NDArray[np.float64]]:
+    """A metric's values of each signal that was measured; NaN for a file where that of either is not finite."""
+    names = [signal for signal in SIGNALS if f"{signal}_{metric}" in rows[0]]
+    values = np.array([[row[f"{signal}_{metric}"] for row in rows] for signal in names], np.float64)
+    return dict(zip(names, np.where(np.isfinite(values).all(0), values, np.nan), strict=True))
+
+
+def _mean(values: NDArray[np.float64]) -> dict[str, float | int | None]:
     entry = asdict(mean_interval(values))
     return {name: value if np.isfinite(value) else None for name, value in entry.items()}
 
@@ -155,11 +190,11 @@ def format_table(summary: Mapping[str, Any]) -> str:
     lines.append(
         f"mean ± 95 % interval of {summary['files']} files; WSS and composites at the {summary['scale']} scale"
     )
-    for signal in signals:
-        left_out = {metric: summary[signal][metric]["left_out"] for metric in METRICS}
-        missing = ", ".join(f"{metric} {count}" for metric, count in left_out.items() if count)
-        if missing:
-            lines.append(f"{signal}: files left out because the measure is undefined: {missing}")
+    left_out = {metric: summary[signals[0]][metric]["left_out"] for metric in METRICS}
+    missing = ", ".join(f"{metric} {count}" for metric, count in left_out.items() if count)
+    if missing:
+        where = " for either signal" if len(signals) > 1 else ""
+        lines.append(f"files left out because the measure is undefined{where}: {missing}")
     return "\n".join(lines) + "\n"
 
 

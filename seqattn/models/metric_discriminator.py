@@ -44,6 +44,6 @@ class MetricDiscriminator(nn.Module):
         return model
 
     def forward(self, reference: Tensor, estimate: Tensor) -> Tensor:
-        """Compressed magnitudes (batch, bins, frames), 32 of each or more -> (batch,) in (0, 1)."""
+        """Compressed magnitudes (batch, bins, frames), 16 of each or more -> (batch,) in (0, 1)."""
         raw = self.layers(torch.stack([reference, estimate], dim=1))[:, 0]
         return torch.sigmoid(self.slope * raw.to(self.slope.dtype))  # half precision would round the label's scale

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from seqattn.cli.app import app
+from seqattn.errors import SeqattnError
 from seqattn.experiment.loading import list_configs, load_config
 from seqattn.experiment.run_directory import RunDirectory
 from seqattn.experiment.speech_config import SpeechConfig
@@ -24,7 +25,7 @@ def calls(monkeypatch):
     made = []
     training, results = (types.ModuleType(f"seqattn.experiment.{name}") for name in ("speech", "speech_results"))
     training.train_run = lambda config, out, resume: made.append((config, out, resume))
-    results.evaluate_run = lambda *arguments, device: made.append((*arguments, device)) or "the table"
+    results.evaluate_run = lambda *arguments, device: made.append((*arguments, device)) or ("the table", 0)
     for module in (training, results):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return made
@@ -151,6 +152,13 @@ def test_eval_passes_its_arguments_on_and_prints_the_table(calls):
     assert refused.exit_code == 2
     assert "--workers" in refused.stderr
     assert len(calls) == 2
+
+
+def test_eval_ends_with_an_error_where_files_failed(calls, monkeypatch):
+    results = sys.modules["seqattn.experiment.speech_results"]
+    monkeypatch.setattr(results, "evaluate_run", lambda *arguments, device: ("the table", 2))
+    with pytest.raises(SeqattnError, match="2 files were left out of the means, for the reasons above: mend or remove"):
+        invoke("eval", "speech", "run")
 
 
 def test_ctrl_c_exits_130_with_its_sentence(calls, monkeypatch):

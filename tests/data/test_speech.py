@@ -213,6 +213,18 @@ def test_held_out_speakers_and_noises(mixing: dict[str, object]) -> None:
     assert paper.sources["valid"] is paper.sources["test"]
 
 
+@pytest.mark.parametrize("source", ["mix", "synthetic"])
+def test_mixtures_have_the_snrs_of_a_list(mixing: dict[str, object], monkeypatch, source: str) -> None:
+    monkeypatch.setattr(speech, "SYNTHETIC_CLIPS", {"train": 2, "valid": 2, "test": 8})
+    options = mixing if source == "mix" else {"source": source}
+    found = []
+    for seed in range(8):
+        module = prepared(snrs=[0, 15], seed=seed, **options)
+        for _, noisy, clean in module.test_pairs():
+            found.append(round(float(10 * (clean.square().sum() / (noisy - clean).square().sum()).log10()), 1))
+    assert set(found) == {0, 15}
+
+
 def test_pairs_are_the_test_split_of_mixtures(mixing: dict[str, object], pairs: Path) -> None:
     module = prepared(pairs, **mixing)
     assert len(list(module.test_pairs())) == 24
@@ -386,6 +398,7 @@ def test_synthetic_source(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"snr_range": (5, -5)}, "snr_range is"),
         ({"snr_range": (5, float("nan"))}, "snr_range is"),
         ({"snr_range": (5,)}, "snr_range is"),
+        ({"snrs": (5, float("nan"))}, "snrs is"),
     ],
 )
 def test_options_out_of_range(options: dict[str, object], message: str) -> None:

@@ -78,5 +78,15 @@ def test_epoch_sampler(clips: int, size: int | None, world: int) -> None:
     distinct = {draw for _, draw in drawn}
     assert len(distinct) == wanted
     assert len(drawn) < wanted + world
-    counts = Counter(draw % clips for draw in distinct)
-    assert max(counts.values()) - min(counts.get(clip, 0) for clip in range(clips)) <= 1
+    assert list(samplers[0]) == drawn[: len(samplers[0])]
+
+
+@pytest.mark.parametrize(("clips", "size"), [(7, None), (7, 3), (7, 20), (1, 5)])
+def test_epochs_of_any_size_pass_over_all_clips_in_turn(clips: int, size: int | None) -> None:
+    sampler, order = EpochSampler(clips, size, seed=3), []
+    for epoch in range(3 * clips):
+        sampler.set_epoch(epoch)
+        order += [draw % clips for _, draw in sampler]
+    turns = [tuple(order[start : start + clips]) for start in range(0, len(order), clips)]
+    assert all(sorted(turn) == list(range(clips)) for turn in turns)
+    assert len(set(turns)) > 1 or clips == 1

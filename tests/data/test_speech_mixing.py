@@ -63,6 +63,14 @@ def test_draws_repeat_with_their_seed_and_fill_the_range() -> None:
     assert np.mean(snrs) == pytest.approx(5, abs=1.5)
 
 
+def test_snrs_are_drawn_from_a_list() -> None:
+    clean, _ = synthetic_corpus(3, 4, 1.0)
+    source = Mixtures(MemoryWaveforms(clean), MemoryWaveforms([torch.randn(40_000)]), (-5.0, 15.0), snrs=(0, 5, 10, 15))
+    found = [measured_snr(*source.draw(1, np.random.default_rng(seed))[::-1]) for seed in range(40)]
+    assert {round(snr, 2) for snr in found} == {0, 5, 10, 15}
+    assert torch.equal(*(source.draw(1, np.random.default_rng(3))[0] for _ in range(2)))
+
+
 def test_short_noise_repeats_from_a_random_place() -> None:
     source = mixtures([torch.arange(1.0, 101.0)], (0.0, 0.0))
     starts = set()

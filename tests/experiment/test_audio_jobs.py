@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from seqattn.errors import SeqattnError
-from seqattn.experiment.audio_jobs import check_absent, collect_jobs
+from seqattn.experiment.audio_jobs import check_absent, collect_jobs, left_out
 
 
 @pytest.fixture
@@ -75,13 +75,30 @@ def test_earlier_results_inside_the_input_folder_are_left_out(tree: Path) -> Non
         (["in"], "in", "would be written over the input"),
         (["in"], "in/../in", "would be written over the input"),
         (["in/a.wav"], "clean.wav", r"-o names the folder for the results, clean\.wav is named as an audio file"),
-        (["in/a.wav"], "in/notes.txt", r"in/notes\.txt is a file"),
+        (["in/a.wav"], "in/notes.txt", r"in/notes\.txt is not a folder: pass a folder"),
+        (["in/a.wav"], "/dev/null", r"/dev/null is not a folder: pass a folder"),
     ],
 )
 def test_inputs_that_are_refused(tree: Path, inputs: list[str], output: str, words: str) -> None:
     (tree / "empty").mkdir()
     with pytest.raises(SeqattnError, match=words):
         collect_jobs(inputs, Path(output))
+
+
+def test_files_of_other_kinds_in_folders_are_counted(tree: Path) -> None:
+    assert left_out(["in", "in/a.wav"]) == ""
+    for name in ("a.m4a", "sub/b.M4A", "sub/c.wma"):
+        (tree / "in" / name).touch()
+    assert left_out(["in/sub"]).startswith("2 files are left out of in/sub (.m4a, .wma): convert to WAV or FLAC")
+    assert left_out(["in", "in/a.wav"]).startswith("3 files are left out of in (.m4a, .wma)")
+    assert found("in") == ALL
+
+
+def test_every_kind_that_can_be_read_and_written_is_found_in_folders(tree: Path) -> None:
+    for suffix in ("aiff", "AIF", "opus", "oga", "caf", "w64", "rf64"):
+        (tree / "kinds" / f"a.{suffix}").parent.mkdir(exist_ok=True)
+        (tree / "kinds" / f"a.{suffix}").touch()
+    assert len(found("kinds")) == 7
 
 
 def test_results_that_exist_are_refused(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 EXACT = [
     *(("wav", subtype) for subtype in ("PCM_U8", "PCM_16", "PCM_24", "FLOAT")),
     *(("flac", subtype) for subtype in ("PCM_16", "PCM_24")),
-    ("aiff", "PCM_16"),
+    *(("aiff", "PCM_16"), ("caf", "PCM_16"), ("w64", "PCM_16"), ("rf64", "PCM_16")),
 ]
 
 
@@ -185,8 +185,10 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "text": ("bad.wav", lambda path: path.write_text("this is no audio"), "bad.wav cannot be read as audio"),
     "nothing": ("bad.wav", lambda path: path.write_bytes(b""), "bad.wav"),
     "no samples": ("bad.wav", lambda path: sf.write(path, np.zeros((0, 1)), 16000), "bad.wav has no samples"),
-    "half a flac": ("bad.flac", cut_short, "bad.flac is damaged or cut short after"),
-    "spoilt flac": ("bad.flac", spoil, "bad.flac is damaged or cut short after"),
+    "half a flac": ("bad.flac", cut_short, "bad.flac is damaged or cut short between 0.0 s and 2.0 s"),
+    "spoilt flac": ("bad.flac", spoil, "bad.flac is damaged or cut short between 0.0 s and 2.0 s"),
+    "half a wav": ("bad.wav", cut_short, "bad.wav is cut short (its header promises 32022 bytes more than it holds)"),
+    "half an mp3": ("bad.mp3", cut_short, "bad.mp3 is cut short (its header promises"),
     "nan": ("bad.wav", not_a_number, "bad.wav holds NaN or infinite samples, the first at 1.500 s"),
 }
 
@@ -228,6 +230,17 @@ def test_one_bad_file_does_not_stop_the_others(program, in_tmp: Path) -> None:
     assert lines[2].startswith("c.wav: 1.0 s in ")
     assert lines[3:] == ["error: 1 of 3 files failed, for the reasons above: mend them or leave them out"]
     assert list(contents(in_tmp / "out")) == ["a.wav", "c.wav"]
+
+
+def test_files_of_other_kinds_are_said_to_be_left_out(program, in_tmp: Path) -> None:
+    write(in_tmp / "in" / "a.wav", speech(1, 16000))
+    sf.write(in_tmp / "in" / "b.opus", speech(1, 16000), 16000, format="OGG", subtype="OPUS")
+    (in_tmp / "in" / "c.m4a").write_bytes(b"another kind")
+    done = program("in", "-o", "out")
+    assert done.code == 0, done
+    assert done.err.startswith("warning: 1 file is left out of in (.m4a): convert to WAV or FLAC what is audio\n")
+    assert list(contents(in_tmp / "out")) == ["a.wav", "b.opus"]
+    assert kind(in_tmp / "out" / "b.opus") == kind(in_tmp / "in" / "b.opus")
 
 
 def test_a_folder_keeps_its_shape(program, in_tmp: Path) -> None:

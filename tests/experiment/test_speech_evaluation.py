@@ -101,6 +101,20 @@ def test_the_file_that_cannot_be_measured_is_named(pairs, workers):
         evaluate_clips([("broken.wav", noisy * math.nan, clean)], None, workers=workers)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_fails_is_left_out_and_told(pairs, workers):
+    def read(number):
+        if number == 1:
+            raise SeqattnError("b.wav cannot be read")
+        name, noisy, clean = pairs[number]
+        return name, noisy * math.nan if number == 0 else noisy, clean
+
+    errors = []
+    [row] = evaluate_clips(map(read, range(3)), None, workers=workers, skip=errors.append)
+    assert row["file"] == "2.wav"
+    assert sorted(str(error).split()[0].rstrip(",") for error in errors) == ["0.wav", "b.wav"]
+
+
 def test_the_table_is_a_csv_of_the_rows(tmp_path):
     write_table(tmp_path / "metrics.csv", made_up_rows(1.5, math.nan))
     with (tmp_path / "metrics.csv").open(newline="") as file:
@@ -116,7 +130,17 @@ def test_the_summary_counts_what_it_leaves_out():
     pesq = result["noisy"]["pesq"]
     assert (pesq["mean"], pesq["count"], pesq["left_out"]) == (2.0, 3, 1)
     assert pesq["half_width"] == pytest.approx(4.302653 / math.sqrt(3), abs=1e-5)
-    assert result["enhanced"]["pesq"] == {"mean": 1.0, "half_width": 0.0, "count": 4, "left_out": 0}
+    assert result["enhanced"]["pesq"] == {"mean": 1.0, "half_width": 0.0, "count": 3, "left_out": 1}
+    assert result["noisy"]["stoi"]["count"] == result["enhanced"]["stoi"]["count"] == 4
+
+
+def test_both_means_are_of_the_files_that_have_both():
+    rows = made_up_rows(1.0, math.nan, 3.0, 4.0)
+    for row, value in zip(rows, (10.0, 20.0, math.inf, 40.0), strict=True):
+        row["enhanced_pesq"] = value
+    result = summary(rows)
+    assert [result[signal]["pesq"]["mean"] for signal in ("noisy", "enhanced")] == [2.5, 25.0]
+    assert [result[signal]["pesq"]["left_out"] for signal in ("noisy", "enhanced")] == [2, 2]
 
 
 def test_what_does_not_exist_is_null_in_json():
@@ -133,8 +157,7 @@ def test_the_text_names_scale_files_and_what_is_left_out():
     assert lines[1].split() == ["PESQ", "1.500", "±", "6.353", "1.000", "±", "0.000"]
     assert "3 files" in text
     assert "int16 scale" in text
-    assert "noisy: files left out because the measure is undefined: pesq 1" in text
-    assert "enhanced: files" not in text
+    assert lines[-1] == "files left out because the measure is undefined for either signal: pesq 1"
     assert max(map(len, lines)) < 100
 
 

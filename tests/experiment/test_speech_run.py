@@ -171,10 +171,23 @@ def test_killed_in_the_third_epoch_and_resumed_equals_uninterrupted(whole, folde
     assert results[0] == results[1]
 
 
+def test_the_same_command_gives_the_same_bits(command, tmp_path) -> None:
+    options = sets("data.epoch_size=4", "data.validation_clips=2", "data.snrs=[0, 5, 10, 15]")
+    for name in ("a", "b"):
+        done = command("train", "speech", "--synthetic", "--out", tmp_path / name, *options)
+        assert done.code == 0, done
+    first, second = ({**table(tmp_path / name)[0], "seconds": 0} for name in ("a", "b"))
+    assert first == second
+    assert_same(*(tensors_of(tmp_path / name, "last") for name in ("a", "b")))
+    contents = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert contents[0] == contents[1]
+
+
 def test_a_finished_run_is_neither_overwritten_nor_resumed(whole, folder, command) -> None:
     before = {name: (whole / name).read_bytes() for name in files_of(whole)}
     assert "has finished already" in command("train", "speech", "--resume", whole).error
     done = command("train", "speech", "--data-dir", folder, "--out", whole, *sets("loss.metric=0"))
+    assert done.out.startswith(f"{whole} is in use: this run goes into {whole}-2\n")
     assert f"run directory {whole}-2" in done.out
     assert before == {name: (whole / name).read_bytes() for name in files_of(whole)}
 
@@ -239,6 +252,28 @@ def test_synthetic_speech_and_mixing_on_the_fly(folder, command, tmp_path) -> No
     assert "resampling" not in done.out + done.err
     assert results_of(run)["selection"] == "best epoch on other synthetic clips, by val_pesq"
     assert results_of(tmp_path / "mix")["selection"] == "best epoch on held-out speakers and noises, by val_pesq"
+
+
+def test_pairs_of_unequal_length_are_one_sentence(folder, command, tmp_path) -> None:
+    data = Path(shutil.copytree(folder, tmp_path / "data"))
+    sf.write(data / "noisy_trainset_28spk_wav" / "p221_000.wav", np.random.default_rng(0).normal(0, 0.1, 5000), 16000)
+    done = command("train", "speech", "--data-dir", data, "--out", tmp_path / "run", *sets("loss.metric=0"))
+    assert done.code == 0, done
+    warning = "warning: 1 pair differs in length and will be cut to the shorter: first p221_000, noisy 5000 and clean"
+    assert done.err.splitlines()[0].startswith(warning)
+    assert [line.split("  ")[0] for line in done.err.splitlines()[1:]] == ["epoch 1/1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_demo_shortened_rises_above_the_noisy_input(seed, command, tmp_path) -> None:
+    few = ("data.epoch_size=48", "data.segment=8000", "data.batch_size=2", "data.validation_clips=4")
+    options = [word for option in (*few, "data.snrs=[-5, 0]", "trainer.max_epochs=7") for word in ("--set", option)]
+    arguments = ["--synthetic", "--config", "mambattention-demo", "--seed", seed, "--out", tmp_path / "run", *options]
+    done = command("train", "speech", *arguments)
+    assert done.code == 0, done
+    last = table(tmp_path / "run")[-1]
+    assert last["val_si_sdr"] > last["val_si_sdr_noisy"] + 1, done.err
 
 
 def test_many_files_of_another_rate_are_resampled_first_with_a_line(command, tmp_path, monkeypatch) -> None:
@@ -306,7 +341,8 @@ def broken(name: str, folder: Path) -> None:
     elif name == "no partner":
         (folder / "clean_trainset_28spk_wav" / "p221_001.wav").unlink()
     elif name == "not a number":
-        sf.write(noisy / "p222_000.wav", np.full(SAMPLES, np.nan, np.float32), 16000, subtype="FLOAT")
+        path = noisy / "p222_000.wav"
+        sf.write(path, np.full(sf.info(path).frames, np.nan, np.float32), 16000, subtype="FLOAT")
     elif name == "no training":
         shutil.rmtree(noisy)
         shutil.rmtree(folder / "clean_trainset_28spk_wav")
@@ -342,10 +378,12 @@ BAD_OPTIONS = {
     "three sources": ("--data-dir . --clean . --noise .", ["exclude each other"]),
     "noise without clean": ("--noise .", ["--clean and --noise belong together"]),
     "clean without noise": ("--clean .", ["--clean and --noise belong together"]),
-    "empty noise": ("--clean . --noise .", ["has no audio files (WAV, FLAC, OGG, MP3): check the path"]),
+    "empty noise": ("--clean . --noise .", ["has no audio files (WAV, FLAC, OGG, MP3, ", "): check the path"]),
     "key": ("--synthetic --set model.chanels=3", ["unknown configuration key 'model.chanels'", "model.channels?"]),
     "configuration": ("--synthetic --config mambatention", ["'mambatention'; did you mean mambattention"]),
     "model": ("--synthetic --model mptsnet", ["model.name = 'mptsnet' on the command line"]),
+    "SNRs": ("--synthetic --set data.snrs=[a]", ["data.snrs"]),
+    "far SNR": ("--synthetic --set data.snrs=[5,500]", ["snrs is [5.0, 500.0]; give SNRs in dB between -100 and 100"]),
     "SNR": ("--synthetic --set data.snr_range=[5,1]", ["data.snr_range = [5, 1] on the command line: give the lower"]),
     "heads": ("--synthetic --set model.heads=3", ["model.heads = 3", "must divide channels = 8"]),
     "channels": ("--synthetic --set model.channels=9 ", ["model.heads = 2", "must divide channels = 9"]),
