@@ -93,6 +93,21 @@ def store(typing_context: Any, address: Any, index: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def prefetch(typing_context: Any, address: Any, index: Any) -> Any:
+    """Ask for the cache line of element `index`, which may lie anywhere."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [place, ir.Constant(number, 0), ir.Constant(number, 3), ir.Constant(number, 1)])
+        return context.get_dummy_value()
+
+    return types.void(address, types.intp), generate
+
+
+@intrinsic
 def broadcast(typing_context: Any, scalar: Any) -> Any:
     """A vector with the same number in every lane."""
 

@@ -20,8 +20,8 @@ from seqattn.kernels.selective_scan import cpu_backward, cpu_forward
 from seqattn.kernels.selective_scan.cpu_tiles import Problem
 from seqattn.kernels.selective_scan.operator import register_scan, saved_chunks
 
-CHUNK = 32
-"""Most steps of a chunk: at 16 states the saved entry states take half the memory of u."""
+CHUNK = 64
+"""Most steps of a chunk: at 16 states the saved entry states take a quarter of the memory of u."""
 
 TASKS = 32
 """Fewest backward tasks worth having; fixed, so that results do not depend on the number of threads."""

@@ -24,6 +24,7 @@ from seqattn.kernels.selective_scan.cpu_tiles import (
     block_of,
     blocks_of,
     clear,
+    prefetch_steps,
     read_column,
     read_row,
     read_steps,
@@ -191,6 +192,10 @@ def forward_chunk(
     at, at_B = row_step * channels + b.first, (row_step * groups + b.group) * states
     read_steps(pointer(p.u, 0), at, stride, b.width, steps, t.u)
     read_steps(pointer(p.delta, 0), at, stride, b.width, steps, t.raw)
+    prefetch_steps(pointer(p.u, 0), at + steps * stride, stride, p.chunk)
+    prefetch_steps(pointer(p.delta, 0), at + steps * stride, stride, p.chunk)
+    if p.z.size > 0:
+        prefetch_steps(pointer(p.z, 0), at, stride, steps)
     near = prepare_steps(t.raw, t.u, t.constants, p.softplus, steps, t.raw, t.step, t.x) * fastest <= NEAR
     skip_steps(load(t.constants, 0), t.u, others, at, stride, b.width, steps, t.y)
     zero = load(t.constants, 2 * LANES)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqattn.kernels.numba_support import jit
-from seqattn.kernels.numba_vector import LANES, load, store
+from seqattn.kernels.numba_vector import LANES, load, prefetch, store
 
 
 class Problem(NamedTuple):
@@ -108,6 +108,13 @@ def read_steps(array: Any, at: int, stride: int, width: int, steps: int, tile: A
     """Rows 0 … steps - 1 of a tile from those at, at + stride, … of an array."""
     for s in range(steps):
         read_row(array, at + s * stride, width, tile, s)
+
+
+@jit
+def prefetch_steps(array: Any, at: int, stride: int, steps: int) -> None:
+    """Ask for what `read_steps` will read: rows a page apart are not foreseen by the processor."""
+    for s in range(steps):
+        prefetch(array, at + s * stride)
 
 
 @jit
