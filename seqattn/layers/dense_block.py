@@ -63,6 +63,15 @@ class DenseBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (batch, channels, frames, bins), 0 where mask (batch, 1, frames, 1) is False."""
+        if torch.is_grad_enabled():
+            for unit in self.units[:-1]:
+                x = torch.cat([unit(x, mask), x], dim=1)  # the newest first
+            return self.units[-1](x, mask)
+        size = x.shape[1]
+        first = size * (len(self.units) - 1)
+        outputs = x.new_empty(len(x), first + size, *x.shape[2:])  # filled from its end: every output is copied once
+        outputs[:, first:] = x
         for unit in self.units[:-1]:
-            x = torch.cat([unit(x, mask), x], dim=1)  # the newest first
-        return self.units[-1](x, mask)
+            outputs[:, first - size : first] = unit(outputs[:, first:], mask)
+            first -= size
+        return self.units[-1](outputs, mask)
