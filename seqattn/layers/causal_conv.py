@@ -1,5 +1,6 @@
 """The short depthwise convolution in front of a selective scan, in the scan's layout and in either direction."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,7 +18,9 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool = 
         return x
     kernel = (weight.flip(2) if reverse else weight).to(x.dtype)[:, :, None]  # (channels, 1, 1, K)
     image = x.transpose(1, 2)[:, :, None]  # (batch, channels, 1, length): as it lies in memory, channels last
-    out = F.conv2d(image, kernel, padding=(0, taps - 1), groups=weight.shape[0])[:, :, 0].transpose(1, 2)
+    bias = None if bias is None else bias.to(x.dtype)
+    added = bias if torch.is_grad_enabled() else None  # a convolution's own bias gradient is slow on a CPU
+    out = F.conv2d(image, kernel, bias if added is None else None, padding=(0, taps - 1), groups=weight.shape[0])
+    out = out[:, :, 0].transpose(1, 2)
     out = out[:, taps - 1 :] if reverse else out[:, :length]
-    # apart from the convolution, whose own bias gradient is slow on a CPU
-    return out if bias is None else out + bias.to(out.dtype)
+    return out if added is None else out + added

@@ -98,7 +98,8 @@ class Mamba(nn.Module):
         u, z = self._project(_masked(x, mask))  # NaN at padding would otherwise reach the gradients of the weights
         if self.in_proj.bias is not None:
             u = _masked(u, mask)
-        u = F.silu(causal_conv(u, self.conv1d.weight, self.conv1d.bias, reverse))
+        u = causal_conv(u, self.conv1d.weight, self.conv1d.bias, reverse)
+        u = F.silu(u, inplace=not torch.is_grad_enabled())
         window = official_window(x.shape[1]) if self.window == "official" else self.window
         return selective_scan(
             *self._scan_arguments(u, z), delta_softplus=True, window=window, lengths=lengths, reverse=reverse
