@@ -62,6 +62,15 @@ def refuse_forward_mode(operator: str, backend: str, *tensors: Tensor | None) ->
         )
 
 
+def is_transformed(*tensors: Tensor) -> bool:
+    """Whether forward mode or a transform of torch.func is at work, which not every operator can follow."""
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
 def check_lengths(lengths: Tensor, main_name: str, main: Tensor, length: int, fail: Fail) -> None:
     """`lengths` is (batch,) integers in [0, length] on the device of `main` (batch, …).
 

@@ -9,21 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqattn.kernels.arguments import is_transformed
+
 SMALLEST = 2**20
 """Multiplications below which the call would cost more than it gains."""
 
 
 class _OneDnnLinear(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
-        ctx.has_bias = inputs[2] is not None
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -44,14 +41,26 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Args:
         x: (..., in). weight: (out, in). bias: (out,) or None.
     """
-    direct = (
-        x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.ndim > 1
-        and x.numel() * weight.shape[0] >= SMALLEST
-        and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()
-    )  # fmt: skip
-    if not direct:
+    if not _fits(x, weight, bias):
         return F.linear(x, weight, bias)
     if not (weight.is_contiguous() or weight.t().is_contiguous()):  # oneDNN is fast at these strides only
         weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()  # whose strides it ignores
     return _OneDnnLinear.apply(x.contiguous(), weight, bias)
+
+
+def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if tracing or torch.is_autocast_enabled("cpu"):
+        return False
+    given = (x, weight) if bias is None else (x, weight, bias)
+    return (
+        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in given)
+        and x.ndim > 1
+        and weight.ndim == 2
+        and (bias is None or bias.shape == weight.shape[:1])
+        and x.numel() * weight.shape[0] >= SMALLEST
+        and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
+        and not is_transformed(*given)
+    )

@@ -75,7 +75,8 @@ def _on_threads(work: Callable[[int], None], threads: int) -> None:
 
     def body(_data: Any) -> None:
         try:
-            work(openmp.omp_get_thread_num())
+            for part in range(openmp.omp_get_thread_num(), threads, openmp.omp_get_num_threads()):  # it may give fewer
+                work(part)
         except BaseException as error:  # which cannot pass through a foreign stack
             errors.append(error)
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqattn.kernels.arguments import is_transformed
+
 
 class InstanceNorm(nn.Module):
     """Normalise each channel of each clip over its valid frames and all bins, then scale and shift the channel.
@@ -63,7 +65,7 @@ class DenseBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (batch, channels, frames, bins), 0 where mask (batch, 1, frames, 1) is False."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_transformed(x):
             for unit in self.units[:-1]:
                 x = torch.cat([unit(x, mask), x], dim=1)  # the newest first
             return self.units[-1](x, mask)

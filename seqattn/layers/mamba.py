@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from seqattn.kernels import selective_scan, selective_scan_step
 from seqattn.kernels.linear import linear
 from seqattn.layers.causal_conv import causal_conv
+from seqattn.layers.linear import Linear
 from seqattn.layers.masking import length_mask
 
 
@@ -49,7 +50,7 @@ class Mamba(nn.Module):
         self.conv1d = nn.Conv1d(
             self.d_inner, self.d_inner, d_conv, groups=self.d_inner, padding=d_conv - 1, bias=conv_bias, **kind
         )
-        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **kind)  # rows: step, B, C
+        self.x_proj = Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **kind)  # rows: step, B, C
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner, **kind)
         self._init_steps(dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
         # float32 whatever dtype says: their rounding would act on every step of the scan
@@ -57,7 +58,7 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(rates.repeat(self.d_inner, 1))
         self.D = nn.Parameter(torch.ones(self.d_inner, device=device))
         self.A_log._no_weight_decay = self.D._no_weight_decay = True  # type: ignore[attr-defined]
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **kind)
+        self.out_proj = Linear(self.d_inner, d_model, bias=bias, **kind)
 
     @torch.no_grad()
     def _init_steps(self, dt_min: float, dt_max: float, dt_init: str, dt_scale: float, dt_init_floor: float) -> None:
@@ -85,7 +86,7 @@ class Mamba(nn.Module):
         Raises:
             ValueError: x or lengths do not have these shapes, or a length lies outside [0, length].
         """
-        out = linear(self.mix(x, lengths, reverse), self.out_proj.weight, self.out_proj.bias)
+        out = self.out_proj(self.mix(x, lengths, reverse))
         return out if self.out_proj.bias is None else _masked(out, _steps_mask(x, lengths))
 
     def mix(self, x: Tensor, lengths: Tensor | None = None, reverse: bool = False) -> Tensor:
@@ -164,7 +165,7 @@ class Mamba(nn.Module):
 
     def _scan_arguments(self, u: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         """u, delta, A, B, C, D, z and delta_bias of the selective scan; in half precision A, D and bias in float32."""
-        dt, B, C = linear(u, self.x_proj.weight).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = linear(dt, self.dt_proj.weight)
         wide = torch.promote_types(u.dtype, torch.float32)
         return u, delta, -self.A_log.to(wide).exp(), B, C, self.D.to(wide), z, self.dt_proj.bias.to(wide)

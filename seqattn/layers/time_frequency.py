@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from seqattn.kernels.linear import linear
 from seqattn.kernels.self_attention import self_attention
+from seqattn.layers.linear import Linear
 from seqattn.layers.time_frequency_mixers import TIME_FREQUENCY_MIXERS
 
 PIECE = 4096
@@ -24,17 +24,17 @@ class NormalizedAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(channels)
-        self.in_proj = nn.Linear(channels, 3 * channels)  # rows: query, key, value
-        self.out_proj = nn.Linear(channels, channels)
+        self.in_proj = Linear(channels, 3 * channels)  # rows: query, key, value
+        self.out_proj = Linear(channels, channels)
         nn.init.xavier_uniform_(self.in_proj.weight)
         nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """x: (batch, length, channels), finite also past an end. lengths: (batch,) valid steps, None means all."""
-        packed = linear(self.norm(x), self.in_proj.weight, self.in_proj.bias).unflatten(-1, (3, self.heads, -1))
+        packed = self.in_proj(self.norm(x)).unflatten(-1, (3, self.heads, -1))
         mixed = self_attention(packed, lengths)
-        return linear(mixed.flatten(2), self.out_proj.weight, self.out_proj.bias)
+        return self.out_proj(mixed.flatten(2))
 
 
 class TimeFrequencyBlock(nn.Module):
@@ -73,7 +73,9 @@ class TimeFrequencyBlock(nn.Module):
 
     def _pieces(self, x: Tensor, attention: nn.Module | None, mixer: nn.Module, lengths: Tensor | None) -> Tensor:
         """`_step` of a few sequences at a time, on a CPU as many as its cache holds."""
-        rows = len(x) if x.device.type != "cpu" else max(1, PIECE // x.shape[1])
+        if x.device.type != "cpu" or x.numel() == 0 or torch.compiler.is_compiling():
+            return self._step(x, attention, mixer, lengths)
+        rows = max(1, PIECE // x.shape[1])
         ends = [None] * -(-len(x) // rows) if lengths is None else lengths.split(rows)
         pieces = zip(x.split(rows), ends, strict=True)
         return torch.cat([self._step(piece, attention, mixer, valid) for piece, valid in pieces])

@@ -75,13 +75,15 @@ def test_second_derivatives(calls):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_functional_transforms(calls):
+def test_functional_transforms_are_left_to_torch(calls):
     torch.manual_seed(3)
     x, weight = torch.randn(4, 5, 6), torch.randn(3, 6)
     got = torch.func.vmap(lambda one: torch.func.grad(lambda w: linear(one, w).sin().sum())(weight))(x)
     want = torch.func.vmap(lambda one: torch.func.grad(lambda w: F.linear(one, w).sin().sum())(weight))(x)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    slope = torch.func.jvp(lambda w: linear(x, w), (weight,), (weight,))[1]
+    torch.testing.assert_close(slope, F.linear(x, weight), rtol=1e-5, atol=1e-5)
+    assert not calls
 
 
 def test_only_the_gradients_asked_for(calls):
@@ -91,6 +93,15 @@ def test_only_the_gradients_asked_for(calls):
     assert weight.grad is not None
 
 
+@pytest.mark.parametrize("name", ["strided", "expanded", "one number"])
+def test_any_bias(calls, name):
+    torch.manual_seed(4)
+    x, weight = torch.randn(30, 16), torch.randn(64, 16)
+    bias = {"strided": torch.randn(128)[::2], "expanded": torch.randn(1).expand(64), "one number": torch.randn(1)}[name]
+    torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:TF32 acceleration")
 def test_left_to_torch(calls):
     x, weight = torch.randn(4, 6), torch.randn(3, 6)
     linear(x.double(), weight.double())
@@ -98,6 +109,9 @@ def test_left_to_torch(calls):
     linear(x[:0], weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
+    torch.jit.trace(lambda x: linear(x, weight), (x,), check_trace=False)
+    with torch.backends.mkldnn.flags(enabled=False):
+        linear(x, weight)
     compiled = torch.compile(lambda x: linear(x, weight), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), F.linear(x, weight))
     assert not calls

@@ -160,3 +160,20 @@ def test_a_cached_kernel_notices_a_change_in_what_it_imports(tmp_path):
         answers.append(float(subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, text=True).stdout))
     assert answers == [20, 30]
     assert list((tmp_path / "__pycache__").glob("*.nbi"))
+
+
+def test_fewer_threads_than_asked_for_do_all_tasks():
+    code = (
+        "import numpy as np, torch\n"
+        "from seqattn.kernels.numba_support import run_tasks\n"
+        "def kernel(visits, scratch, first, stop):\n"
+        "    visits[first:stop] += 1\n"
+        "kernel.signatures = ['compiled']\n"
+        "torch.set_num_threads(3)\n"
+        "visits = np.zeros(10)\n"
+        "run_tasks(kernel, (visits,), torch.empty(1), 10)\n"
+        "print(visits.tolist() == [1.0] * 10)\n"
+    )
+    environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout == "True\n"

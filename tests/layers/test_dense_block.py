@@ -27,3 +27,12 @@ def test_every_unit_sees_all_outputs_before_it_the_newest_first():
     for unit in block.units:
         outputs.insert(0, unit(torch.cat(outputs, dim=1)))
     torch.testing.assert_close(block(x), outputs[0])
+
+
+def test_ensembles_over_parameters_without_gradients():
+    blocks, x = [DenseBlock(4) for _ in range(2)], torch.randn(2, 4, 9, 6)
+    parameters, _ = torch.func.stack_module_state(blocks)
+    with torch.no_grad():
+        got = torch.vmap(lambda p: torch.func.functional_call(blocks[0], p, (x,)))(parameters)
+        for one, block in zip(got, blocks, strict=True):
+            torch.testing.assert_close(one, block(x))

@@ -50,3 +50,24 @@ def test_attention_equals_torchs_own():
     got = ours(x, lengths)
     for row, end in enumerate(lengths):
         torch.testing.assert_close(got[row, :end], expected[row, :end], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(0, 6, 5, 16), (2, 0, 5, 16), (2, 6, 0, 16)])
+def test_nothing_in_nothing_out(shape):
+    assert TimeFrequencyBlock(16, heads=2)(torch.randn(shape)).shape == shape
+
+
+def test_exports_with_any_batch():
+    block = TimeFrequencyBlock(16, heads=2).eval()
+    dynamic = ({0: torch.export.Dim("batch", min=2, max=64)},)
+    exported = torch.export.export(block, (torch.randn(2, 30, 20, 16),), dynamic_shapes=dynamic, strict=False)
+    x = torch.randn(5, 30, 20, 16)
+    torch.testing.assert_close(exported.module()(x), block(x), rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_of_the_projections_run():
+    attention, seen = NormalizedAttention(16, 2), []
+    for module in (attention.in_proj, attention.out_proj):
+        module.register_forward_hook(lambda *_: seen.append(1))
+    attention(torch.randn(2, 5, 16))
+    assert len(seen) == 2

@@ -8,9 +8,8 @@ from typing import Any
 
 from seqattn.kernels.numba_support import jit
 from seqattn.kernels.numba_vector import LANES, load, load_broadcast, store
+from seqattn.kernels.self_attention.public import GROUP
 
-GROUP = 8
-"""Channels that are done at once, in registers."""
 TILE = 64
 """Rows of a tile."""
 

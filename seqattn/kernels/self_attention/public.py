@@ -4,15 +4,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-WIDTHS = range(8, 33, 8)
-"""Channels of a head for which the CPU kernel is faster than `scaled_dot_product_attention`."""
+from seqattn.kernels.arguments import is_transformed
+
+GROUP = 8
+"""Channels that the CPU kernel does at once."""
+WIDEST = 32
+"""Channels of a head up to which the CPU kernel is faster than `scaled_dot_product_attention`."""
 
 
 def self_attention(packed: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Every step of a sequence looks at all of its valid steps.
 
-    On a CPU, in float32 and float64 and with heads as narrow as in `WIDTHS`, a kernel of our own; everywhere else
-    `torch.nn.functional.scaled_dot_product_attention`.
+    On a CPU, in float32 and float64 and with heads of 8, 16, 24 or 32 channels, a kernel of our own; everywhere else,
+    and under the transforms of torch.func, `torch.nn.functional.scaled_dot_product_attention`.
 
     Args:
         packed: (batch, length, 3, heads, width), query, key and value.
@@ -32,8 +36,9 @@ def self_attention(packed: Tensor, lengths: Tensor | None = None) -> Tensor:
         raise ValueError(
             f"self_attention: lengths has shape {tuple(lengths.shape)}: it must be ({packed.shape[0]},), as packed has"
         )
-    exact = packed.dtype in (torch.float32, torch.float64)
-    if packed.device.type == "cpu" and exact and packed.shape[-1] in WIDTHS:
+    width, exact = packed.shape[-1], packed.dtype in (torch.float32, torch.float64)
+    fits = packed.device.type == "cpu" and exact and 0 < width <= WIDEST and width % GROUP == 0
+    if fits and not is_transformed(packed):
         from seqattn.kernels.self_attention.cpu import self_attention_cpu
 
         return self_attention_cpu(packed, lengths)[0]

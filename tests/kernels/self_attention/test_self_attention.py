@@ -149,3 +149,19 @@ def test_bad_input():
         self_attention(torch.zeros(2, 3, 4))
     with pytest.raises(ValueError, match=r"lengths has shape \(3,\): it must be \(2,\)"):
         self_attention(torch.zeros(2, 9, 3, 2, 8), torch.tensor([1, 2, 3]))
+
+
+def test_transforms_of_torch_func():
+    packed = draw((2, 9, 2, 8))
+    with pytest.raises(NotImplementedError, match="forward AD"):  # as torch's own, instead of a slope of 0
+        torch.func.jvp(self_attention, (packed,), (packed,))
+    leaf = packed.clone().requires_grad_()
+    (want,) = torch.autograd.grad(self_attention(leaf).sin().sum(), leaf)
+    torch.testing.assert_close(torch.func.grad(lambda leaf: self_attention(leaf).sin().sum())(packed), want)
+
+
+def test_compiles_with_dynamic_shapes():
+    torch.compiler.reset()
+    compiled = torch.compile(lambda leaf: self_attention(leaf), fullgraph=True, backend="aot_eager", dynamic=True)
+    for shape in ((4, 33, 3, 8), (2, 20, 3, 8)):
+        torch.testing.assert_close(compiled(draw(shape)), self_attention(draw(shape)))
