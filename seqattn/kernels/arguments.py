@@ -1,7 +1,6 @@
-"""Checks of an operator's tensors that are the same for every operator, and the import of its backends."""
+"""Checks of an operator's tensors that are the same for every operator."""
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import NoReturn
 
 import torch
@@ -10,16 +9,6 @@ from torch.autograd import forward_ad
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Fail = Callable[[str], NoReturn]
-
-
-def load_backend(module: str) -> bool:
-    """Import a backend at its first use."""
-    import_module(module)
-    return True
-
-
-# torch.compile then calls it while tracing
-load_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def check_float(name: str, tensor: Tensor, fail: Fail) -> None:

@@ -1,13 +1,18 @@
 """Which implementation of an operator runs, and why."""
 
 import os
+import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from importlib import import_module
 from importlib.util import find_spec
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
+from torch import Tensor
+
+from seqattn.kernels.arguments import refuse_forward_mode
 
 BACKENDS = ("reference", "cpu", "triton", "mamba_ssm")
 AUTO = "auto"
@@ -99,7 +104,7 @@ def _automatic(device_type: str, implementations: Collection[str]) -> str:
     message = f"seqattn runs the slow reference implementation on {device_type} tensors: {reason}"
     if message not in _warned:
         _warned.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        warnings.warn(message, RuntimeWarning, stacklevel=5)
     return "reference"
 
 
@@ -139,3 +144,34 @@ def _triton_interpreter() -> bool:
 def _check_name(name: str) -> None:
     if name != AUTO and name not in BACKENDS:
         raise ValueError(f"backend {name!r} is unknown; choose one of {', '.join((AUTO, *BACKENDS))}")
+
+
+def load_backend(module: str) -> bool:
+    """Import a backend at its first use."""
+    import_module(module)
+    return True
+
+
+# torch.compile then calls it while tracing
+load_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def implementation(
+    operator: str, implementations: dict[str, tuple[str, str]], requested: str, *tensors: Tensor | None
+) -> Callable[..., Any]:
+    """The function that computes an operator here.
+
+    Args:
+        implementations: backend: module and function. requested: "auto" or a backend.
+        tensors: the floating arguments; the first one's device decides.
+
+    Raises:
+        ValueError: as `resolve_backend`.
+        NotImplementedError: a derivative in forward mode is asked of a kernel.
+    """
+    assert tensors[0] is not None
+    name = resolve_backend(requested, tensors[0].device.type, tuple(implementations))
+    refuse_forward_mode(operator, name, *tensors)
+    module, function = implementations[name]
+    load_backend(module)
+    return getattr(sys.modules[module], function)

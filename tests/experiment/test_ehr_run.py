@@ -1,6 +1,5 @@
 """Runs on health records through the command line: run directory, measures, exact resume, two processes."""
 
-import csv
 import json
 import math
 import shutil
@@ -17,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 from resuming import assert_same, freezing, tensors_of
+from run_files import files_of, results_of, table
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
@@ -31,19 +31,6 @@ FILES = {
     *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "figures/learning_curves.png", "figures/risk_curves.png"),
 }
 MEASURES = ("auroc", "auprc", "average_precision", "f1", "f1_at_threshold", "brier", "ece")
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def files_of(run: Path) -> set[str]:
-    return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and "tensorboard" not in path.parts}
-
-
-def results_of(run: Path) -> dict:
-    return json.loads((run / "results.json").read_text())
 
 
 def columns(run: Path, label: str) -> tuple[np.ndarray, np.ndarray]:

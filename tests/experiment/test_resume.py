@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from resuming import assert_same
 
 WORKER = Path(__file__).with_name("resume_worker.py")
 
@@ -35,22 +36,6 @@ def train():
 
 def checkpoint(run, name):
     return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
-def assert_same(first, second, where=""):
-    assert type(first) is type(second), where
-    if isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_same(first[key], second[key], f"{where}/{key}")
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), where
-        for index, pair in enumerate(zip(first, second, strict=True)):
-            assert_same(*pair, f"{where}/{index}")
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    else:
-        assert first == second, where
 
 
 def without_paths(state):

@@ -32,6 +32,7 @@ def tensors_of(run: Path, name: str) -> dict[str, Any]:
 
 def assert_same(first: Any, second: Any, where: str = "") -> None:
     """Equal structures, tensors bit for bit."""
+    assert type(first) is type(second), where
     if isinstance(first, dict):
         assert first.keys() == second.keys(), where
         for key in first:

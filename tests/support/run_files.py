@@ -1,4 +1,4 @@
-"""What a run directory of classification holds, and how tests read it."""
+"""What a run directory of classification holds, and how tests read any run directory."""
 
 import csv
 import json

@@ -1,22 +1,13 @@
 """What users call: the arguments are checked here, once for every backend."""
 
-import sys
 from numbers import Integral
 from typing import Literal, NoReturn, overload
 
 import torch
 from torch import Tensor
 
-from seqattn.kernels.arguments import (
-    check_float,
-    check_kind,
-    check_lengths,
-    check_shape,
-    check_tensors,
-    load_backend,
-    refuse_forward_mode,
-)
-from seqattn.kernels.backend import resolve_backend
+from seqattn.kernels.arguments import check_float, check_kind, check_lengths, check_shape, check_tensors
+from seqattn.kernels.backend import implementation
 
 IMPLEMENTATIONS = {
     "reference": ("seqattn.kernels.selective_scan.reference", "selective_scan_reference"),
@@ -89,11 +80,9 @@ def selective_scan(
     B, C = (tensor.unsqueeze(2) if tensor.ndim == 3 else tensor for tensor in (B, C))
     groups = max(B.shape[2], C.shape[2])
     B, C = B.expand(-1, -1, groups, -1), C.expand(-1, -1, groups, -1)
-    name = resolve_backend(backend, u.device.type, tuple(IMPLEMENTATIONS))
-    refuse_forward_mode("selective_scan", name, u, delta, A, B, C, D, z, delta_bias, initial_state)
-    module, function = IMPLEMENTATIONS[name]
-    load_backend(module)
-    scan = getattr(sys.modules[module], function)
+    scan = implementation(
+        "selective_scan", IMPLEMENTATIONS, backend, u, delta, A, B, C, D, z, delta_bias, initial_state
+    )
     out, last, *_ = scan(u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, delta_softplus, window, reverse)
     return (out, last) if return_last_state else out
 

@@ -1,21 +1,12 @@
 """What users call: the arguments are checked here, once for every backend."""
 
-import sys
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from seqattn.kernels.arguments import (
-    check_float,
-    check_kind,
-    check_lengths,
-    check_shape,
-    check_tensors,
-    load_backend,
-    refuse_forward_mode,
-)
-from seqattn.kernels.backend import resolve_backend
+from seqattn.kernels.arguments import check_float, check_kind, check_lengths, check_shape, check_tensors
+from seqattn.kernels.backend import implementation
 
 IMPLEMENTATIONS = {
     "reference": ("seqattn.kernels.time_attention.reference", "time_attention_reference"),
@@ -59,11 +50,7 @@ def time_attention(
     _check_arguments(query, key, values, mask)
     if lengths is not None:
         check_lengths(lengths, "key", key, key.shape[1], _fail)
-    name = resolve_backend(backend, query.device.type, tuple(IMPLEMENTATIONS))
-    refuse_forward_mode("time_attention", name, query, key, values)
-    module, function = IMPLEMENTATIONS[name]
-    load_backend(module)
-    attend = getattr(sys.modules[module], function)
+    attend = implementation("time_attention", IMPLEMENTATIONS, backend, query, key, values)
     observed = mask.bool()
     if lengths is not None:
         observed = observed & (torch.arange(key.shape[1], device=key.device) < lengths[:, None])[..., None]

@@ -1,22 +1,13 @@
 """What users call: the arguments are checked here, once for every backend."""
 
-import sys
 from numbers import Integral
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from seqattn.kernels.arguments import (
-    check_float,
-    check_kind,
-    check_lengths,
-    check_shape,
-    check_tensors,
-    load_backend,
-    refuse_forward_mode,
-)
-from seqattn.kernels.backend import resolve_backend
+from seqattn.kernels.arguments import check_float, check_kind, check_lengths, check_shape, check_tensors
+from seqattn.kernels.backend import implementation
 from seqattn.kernels.wersa.step import wersa_step
 
 FEATURE_MAPS = ("relu", "exp")
@@ -76,11 +67,7 @@ def wersa_attention(
     _check_arguments(q, k, v, gains, proj_q, proj_k, bandwidth, levels, feature_map, causal)
     if lengths is not None:
         check_lengths(lengths, "q", q, q.shape[2], _fail)
-    name = resolve_backend(backend, q.device.type, tuple(IMPLEMENTATIONS))
-    refuse_forward_mode("wersa_attention", name, q, k, v, gains, proj_q, proj_k, bandwidth)
-    module, function = IMPLEMENTATIONS[name]
-    load_backend(module)
-    attend = getattr(sys.modules[module], function)
+    attend = implementation("wersa_attention", IMPLEMENTATIONS, backend, q, k, v, gains, proj_q, proj_k, bandwidth)
     with torch.autocast(q.device.type, enabled=False):  # which would compute products of float32 in half precision
         out, *_ = attend(
             q, k, v, gains, proj_q, proj_k, bandwidth, lengths, int(levels), feature_map, causal, float(eps)
