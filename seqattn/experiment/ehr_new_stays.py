@@ -1,6 +1,5 @@
 """Stays that a run was not trained on: where they lie, how they are read, and as the run's network takes them."""
 
-import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,13 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqattn.data.clinical.datasets import ClinicalDataset
-from seqattn.data.clinical.long_tables import read_long_tables
-from seqattn.data.clinical.meds import is_meds, read_meds
+from seqattn.data.clinical.meds import is_meds
 from seqattn.data.clinical.module import prediction_dataset
 from seqattn.data.clinical.note_files import is_vector_file
 from seqattn.data.clinical.records import Stays
 from seqattn.data.clinical.schema import read_schema
-from seqattn.data.clinical.sources import SOURCES, read_source
+from seqattn.data.clinical.sources import SOURCES, read_source, takes
 from seqattn.data.clinical.tables import find_table
 from seqattn.errors import SeqattnError
 from seqattn.experiment.ehr_config import PATHS, EhrConfig, EhrDataConfig
@@ -82,7 +80,7 @@ def source_of(data: EhrDataConfig, dataset: str) -> Source:
         return Source(dataset, data.data_dir, {})
     if data.dataset in SOURCES and not is_meds(folder) and find_table(folder, "events") is None:
         return _same_layout(data, _absolute(dataset))
-    kept = [name for name in TRANSFERRED if name in data.options and _takes(dataset, name)]
+    kept = [name for name in TRANSFERRED if name in data.options and takes(dataset, name)]
     return Source(dataset, None, {name: data.options[name] for name in kept})
 
 
@@ -93,7 +91,7 @@ def _same_layout(data: EhrDataConfig, folder: str) -> Source:
     kept = {
         option: value
         for option, value in options.items()
-        if _takes(name, option) and (option not in PATHS or os.path.exists(value))
+        if takes(name, option) and (option not in PATHS or os.path.exists(value))
     }
     return Source(name, folder, kept)
 
@@ -115,18 +113,11 @@ def _notes_of(run: RunDirectory, config: EhrConfig, dataset: str, given: str | N
 def _read(source: Source, window: float, notes: str | None) -> Stays:
     """The unlabelled stays of a source, with their notes' texts if any are wanted."""
     options = dict(source.options)
-    if _takes(source.dataset, "window"):
+    if takes(source.dataset, "window"):
         options.setdefault("window", window)
-    if notes in (None, NO_NOTES) and _takes(source.dataset, "with_notes"):
+    if notes in (None, NO_NOTES) and takes(source.dataset, "with_notes"):
         options["with_notes"] = False
     return read_source(source.dataset, source.data_dir, labelled=False, **options)
-
-
-def _takes(dataset: str, option: str) -> bool:
-    """Whether a source's reader has an option that is not fixed by the source's name."""
-    folder = Path(dataset).expanduser()
-    reader = SOURCES.get(dataset) or (read_meds if is_meds(folder) else read_long_tables)
-    return option in inspect.signature(reader).parameters.keys() - getattr(reader, "keywords", {}).keys()
 
 
 def _same(dataset: str, trained: str) -> bool:

@@ -57,7 +57,8 @@ def evaluate_run(
         check_place(out)
     network, place = load_network(run, device)
     errors: list[SeqattnError] = []
-    pairs = _pairs(config, folder, skip := _telling(errors))
+    skip = _telling(errors)
+    pairs = _pairs(config, folder, skip)
     rows = evaluate_clips(pairs, lambda noisy: network.enhance(noisy.to(place)).cpu(), scale, workers, skip)
     means = summary(rows)
     if out is not None:
