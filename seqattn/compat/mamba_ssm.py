@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from seqattn.kernels import selective_scan
+from seqattn.kernels.causal_conv import causal_conv_silu
 from seqattn.layers import mamba
-from seqattn.layers.causal_conv import causal_conv
 
 
 def selective_scan_fn(
@@ -68,7 +68,7 @@ def mamba_inner_fn(
     arguments are the block's parameters, conv1d_weight (dim, 1, taps).
     """
     x, z = xz.mT.chunk(2, dim=-1)  # (batch, length, dim)
-    u = F.silu(causal_conv(x, conv1d_weight, conv1d_bias))
+    u = causal_conv_silu(x, conv1d_weight, conv1d_bias)
     rank, state = delta_proj_weight.shape[1], A.shape[1]
     widths = [rank, state if B is None else 0, state if C is None else 0]
     dt, variable_B, variable_C = F.linear(u, x_proj_weight).split(widths, dim=-1)

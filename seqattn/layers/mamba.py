@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seqattn.kernels import selective_scan, selective_scan_step
+from seqattn.kernels.causal_conv import causal_conv_silu
 from seqattn.kernels.linear import linear
-from seqattn.layers.causal_conv import causal_conv
 from seqattn.layers.linear import Linear
 from seqattn.layers.masking import length_mask
+from seqattn.layers.recompute import recomputing
 
 
 class Mamba(nn.Module):
@@ -89,22 +89,26 @@ class Mamba(nn.Module):
         out = self.out_proj(self.mix(x, lengths, reverse))
         return out if self.out_proj.bias is None else _masked(out, _steps_mask(x, lengths))
 
-    def mix(self, x: Tensor, lengths: Tensor | None = None, reverse: bool = False) -> Tensor:
-        """What `forward` gives in front of its last projection: (batch, length, d_inner), 0 at padding.
+    def mix(
+        self, x: Tensor, lengths: Tensor | None = None, reverse: bool = False, scale: Tensor | None = None
+    ) -> Tensor:
+        """What `forward` of x * scale gives in front of its last projection: (batch, length, d_inner), 0 at padding.
 
-        For those who fold that projection into what follows it. Arguments and errors as `forward`'s.
+        For those who fold that projection into what follows it. scale: (d_model,), folded into the first projection.
+        Other arguments and errors as `forward`'s.
         """
         self._check_input(x, lengths)
         mask = _steps_mask(x, lengths)
-        u, z = self._project(_masked(x, mask))  # NaN at padding would otherwise reach the gradients of the weights
+        u, z = self._project(
+            _masked(x, mask), scale
+        )  # NaN at padding would otherwise reach the gradients of the weights
         if self.in_proj.bias is not None:
             u = _masked(u, mask)
-        u = causal_conv(u, self.conv1d.weight, self.conv1d.bias, reverse)
-        u = F.silu(u, inplace=not torch.is_grad_enabled())
         window = official_window(x.shape[1]) if self.window == "official" else self.window
-        return selective_scan(
-            *self._scan_arguments(u, z), delta_softplus=True, window=window, lengths=lengths, reverse=reverse
-        )
+        with recomputing() as again:
+            u = again(causal_conv_silu, u, self.conv1d.weight, self.conv1d.bias, reverse)
+            arguments = self._scan_arguments(u, z, again)
+            return selective_scan(*arguments, delta_softplus=True, window=window, lengths=lengths, reverse=reverse)
 
     def allocate_inference_cache(
         self, batch_size: int, max_seqlen: int | None = None, dtype: torch.dtype | None = None
@@ -148,25 +152,27 @@ class Mamba(nn.Module):
             )
         u, z = self._project(hidden_states)
         recent = torch.cat([conv_state.transpose(1, 2).to(u.dtype), u], 1)  # (batch, d_conv + steps, d_inner)
-        u = F.silu(causal_conv(recent, self.conv1d.weight, self.conv1d.bias)[:, self.d_conv :])
+        u = causal_conv_silu(recent, self.conv1d.weight, self.conv1d.bias)[:, self.d_conv :]
         state = ssm_state.to(torch.promote_types(u.dtype, torch.float32))
-        y, state = selective_scan_step(state, *self._scan_arguments(u, z), delta_softplus=True, window=self.window)
+        arguments = self._scan_arguments(u, z, recomputing())
+        y, state = selective_scan_step(state, *arguments, delta_softplus=True, window=self.window)
         conv_state.copy_(recent[:, -self.d_conv :].transpose(1, 2))
         ssm_state.copy_(state)
         return self.out_proj(y), conv_state, ssm_state
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scan input before its convolution, and gate: (batch, length, d_inner) each."""
-        bias = self.in_proj.bias
+    def _project(self, x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scan input before its convolution, and gate, of x * scale: (batch, length, d_inner) each."""
+        weight, bias = self.in_proj.weight, self.in_proj.bias
+        weight = weight if scale is None else weight * scale
         biases = (None, None) if bias is None else bias.chunk(2)
         # two products: the halves of one would have to be copied for the convolution and the scan
-        u, z = (linear(x, weight, b) for weight, b in zip(self.in_proj.weight.chunk(2), biases, strict=True))
+        u, z = (linear(x, half, b) for half, b in zip(weight.chunk(2), biases, strict=True))
         return u, z
 
-    def _scan_arguments(self, u: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+    def _scan_arguments(self, u: Tensor, z: Tensor, again: recomputing) -> tuple[Tensor, ...]:
         """u, delta, A, B, C, D, z and delta_bias of the selective scan; in half precision A, D and bias in float32."""
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = linear(dt, self.dt_proj.weight)
+        delta = again(linear, dt, self.dt_proj.weight)
         wide = torch.promote_types(u.dtype, torch.float32)
         return u, delta, -self.A_log.to(wide).exp(), B, C, self.D.to(wide), z, self.dt_proj.bias.to(wide)
 

@@ -47,7 +47,7 @@ class BidirectionalScan(nn.Module):
         out = linear(x, weights[0] + weights[1], self.fusion.bias)
         for direction, weight in enumerate(weights):
             mixer = cast(Mamba, self.mixers[direction])
-            mixed = mixer.mix(normalized * self.norms[direction], lengths, reverse=direction == 1)
+            mixed = mixer.mix(normalized, lengths, reverse=direction == 1, scale=self.norms[direction])
             out = out + linear(mixed, weight @ mixer.out_proj.weight)  # from (batch, length, expand * channels)
         return out
 

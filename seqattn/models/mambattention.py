@@ -76,7 +76,7 @@ class MambAttention(nn.Module):
     def __init__(
         self, channels: int = 64, blocks: int = 4, *, mixer: str = "mamba", heads: int = 8,
         attention: Literal["shared", "separate", "none"] = "shared",
-        attention_position: Literal["before", "after"] = "before", checkpoint: bool = True, n_fft: int = 400,
+        attention_position: Literal["before", "after"] = "before", checkpoint: bool = False, n_fft: int = 400,
         hop: int = 100, compression: float = 0.3, mask_limit: float = 2.0, **mixer_options: Any,
     ) -> None:  # fmt: skip
         super().__init__()
