@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqattn.kernels.arguments import is_transformed
+from seqattn.kernels.instance_norm import instance_norm_prelu
 
 
 class InstanceNorm(nn.Module):
@@ -31,6 +32,13 @@ class InstanceNorm(nn.Module):
         return torch.addcmul(self.bias[:, None, None], centred, scale)
 
 
+def norm_prelu(x: Tensor, norm: InstanceNorm, act: nn.PReLU, mask: Tensor | None = None) -> Tensor:
+    """act(norm(x, mask)), 0 where the mask is False; act: of one slope a channel."""
+    if mask is None:
+        return instance_norm_prelu(x, norm.weight, norm.bias, act.weight, norm.eps)
+    return act(norm(x, mask)).where(mask, 0)
+
+
 class ConvUnit(nn.Module):
     """A convolution, instance normalisation and PReLU; the output is 0 past a clip's end, as its padding is.
 
@@ -43,8 +51,7 @@ class ConvUnit(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (batch, in channels, frames, bins), 0 where mask (batch, 1, frames, 1) is False."""
-        out = self.act(self.norm(self.conv(x), mask))
-        return out if mask is None else out.where(mask, 0)
+        return norm_prelu(self.conv(x), self.norm, self.act, mask)
 
 
 class DenseBlock(nn.Module):

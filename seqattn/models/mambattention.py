@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from seqattn.layers.dense_block import ConvUnit, DenseBlock, InstanceNorm
+from seqattn.layers.dense_block import ConvUnit, DenseBlock, InstanceNorm, norm_prelu
 from seqattn.layers.masking import length_mask
 from seqattn.layers.spectrum import Spectrum, rms_gain, to_complex
 from seqattn.layers.time_frequency import TimeFrequencyBlock
@@ -38,7 +38,7 @@ class MaskDecoder(nn.Module):
         self.limit = limit
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.act(self.norm(self.squeeze(self.up(self.dense(x, mask))), mask))
+        x = norm_prelu(self.squeeze(self.up(self.dense(x, mask))), self.norm, self.act, mask)
         return self.limit * torch.sigmoid(self.slope * self.point(x)[:, 0])
 
 
