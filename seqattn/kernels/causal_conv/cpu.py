@@ -1,6 +1,7 @@
-"""SiLU of the causal convolution on a CPU: one task per sequence and chunk of steps, a vector of channels at a time.
+"""SiLU of the causal convolution on a CPU: one task per sequence and chunk of steps, row after row as they lie in memory.
 
-The backward pass convolves again instead of keeping what goes into the SiLU.
+The last channels are taken as a whole vector too, which overlaps the one before it and gives the same there. The
+backward pass convolves again instead of keeping what goes into the SiLU.
 """
 
 from typing import Any
@@ -11,8 +12,7 @@ from torch import Tensor
 
 from seqattn.kernels.causal_conv.operator import register_causal_conv
 from seqattn.kernels.numba_support import jit, run_tasks
-from seqattn.kernels.numba_vector import LANES, advance, load, pointer, sigmoid, store
-from seqattn.kernels.selective_scan.cpu_tiles import clear, read_row, read_steps, write_row, write_steps
+from seqattn.kernels.numba_vector import LANES, advance, broadcast, load, pointer, sigmoid, store
 
 CHUNK = 64
 """Steps of a task."""
@@ -42,7 +42,7 @@ def _run(
 ) -> None:
     channels, _, taps = weight.shape
     rows = torch.cat([weight.detach()[:, 0].T, (x.new_zeros(channels) if bias is None else bias.detach())[None]])
-    scratch = x.new_empty((4 * (CHUNK + 2 * taps) + taps + 1) * LANES)
+    scratch = x.new_empty((CHUNK + 3 * taps + 1) * -(-channels // LANES) * LANES)
     arguments = (x.detach().numpy(), rows.numpy(), reverse, *arrays)  # rows: the taps, then the bias
     run_tasks(kernel, arguments, scratch, x.shape[0] * _chunks(x.shape[1]))
 
@@ -52,38 +52,42 @@ def _chunks(length: int) -> int:
 
 
 @jit
-def read_places(array: Any, row: int, place: int, count: int, reverse: bool, first: int, width: int, tile: Any) -> None:
-    """`count` rows of a tile from the places `place` on of a sequence, in the order of the convolution; 0 outside."""
-    length, channels = array.shape[1], array.shape[2]
-    before, inside = max(0, -place), min(place + count, length)
-    clear(tile, 0, LANES, LANES, before)
-    at = at_place(array, row, place + before, reverse) + first
-    stride = -channels if reverse else channels
-    here = max(0, inside - place - before)
-    read_steps(pointer(array, 0), at, stride, width, here, advance(tile, before * LANES))
-    clear(tile, (before + here) * LANES, LANES, LANES, count - before - here)
+def first_channel(at: int, channels: int) -> int:
+    """Of the block of LANES channels that lies `at` elements from the start of a row of whole blocks."""
+    return min(at, channels - LANES)
 
 
 @jit
-def at_place(array: Any, row: int, place: int, reverse: bool) -> int:
-    """Index of the first channel at a place of a sequence."""
-    length, channels = array.shape[1], array.shape[2]
-    return (row * length + (length - 1 - place if reverse else place)) * channels
-
-
-@jit
-def read_taps(rows: Any, first: int, width: int, weights: Any) -> None:
-    """The weights of a block of channels: one row for each tap, and one for the bias."""
+def read_rows(rows: Any, width: int, weights: Any) -> None:
+    """Rows of channels to rows of whole blocks, `width` elements."""
+    channels = rows.shape[1]
     for k in range(rows.shape[0]):
-        read_row(pointer(rows, 0), k * rows.shape[1] + first, width, weights, k)
+        for at in range(0, width, LANES):
+            store(weights, k * width + at, load(pointer(rows, k * channels), first_channel(at, channels)))
 
 
 @jit
-def convolve(x: Any, weights: Any, taps: int, s: int) -> Any:
-    """bias + Σ_k weight_k x_{s+k}, of row s of a tile whose first taps - 1 rows come before."""
-    total = load(weights, taps * LANES)
+def write_rows(sums: Any, width: int, array: Any, task: int) -> None:
+    """The reverse of `read_rows`, to a task's part of an array."""
+    taps, channels = array.shape[1], array.shape[2]
     for k in range(taps):
-        total = total + load(weights, k * LANES) * load(x, (s + k) * LANES)
+        for at in range(0, width, LANES):
+            row = pointer(array, (task * taps + k) * channels)
+            store(row, first_channel(at, channels), load(sums, k * width + at))
+
+
+@jit
+def origin_of(x: Any, row: int, reverse: bool) -> int:
+    """Index of the first step of a sequence in the order of the convolution."""
+    return (row * x.shape[1] + (x.shape[1] - 1 if reverse else 0)) * x.shape[2]
+
+
+@jit
+def convolve(x: Any, step: int, stride: int, weights: Any, taps: int, width: int, skipped: int) -> Any:
+    """bias + Σ_k weight_k x_{t-(taps-1)+k} of one block; step: its index at t; skipped: taps before the sequence."""
+    total = load(weights, taps * width)
+    for k in range(skipped, taps):
+        total = total + load(weights, k * width) * load(x, step + (k - taps + 1) * stride)
     return total
 
 
@@ -91,21 +95,46 @@ def convolve(x: Any, weights: Any, taps: int, s: int) -> Any:
 def forward_tasks(x: Any, rows: Any, reverse: bool, out: Any, scratch: Any, task: int, stop: int) -> None:
     """Tasks `task` … `stop` - 1 of batch · chunks."""
     length, channels, taps = x.shape[1], x.shape[2], rows.shape[0] - 1
-    chunks, weights = (length + CHUNK - 1) // CHUNK, pointer(scratch, 0)
-    tile = advance(weights, (taps + 1) * LANES)
-    y = advance(tile, (CHUNK + taps) * LANES)
+    chunks, width = (length + CHUNK - 1) // CHUNK, (channels + LANES - 1) // LANES * LANES
+    weights, stride = pointer(scratch, 0), -channels if reverse else channels
+    read_rows(rows, width, weights)
     for index in range(task, stop):
-        row, start = index // chunks, index % chunks * CHUNK
-        steps = min(CHUNK, length - start)
-        for first in range(0, channels, LANES):
-            width = min(LANES, channels - first)
-            read_taps(rows, first, width, weights)
-            read_places(x, row, start - taps + 1, steps + taps - 1, reverse, first, width, tile)
-            for s in range(steps):
-                value = convolve(tile, weights, taps, s)
-                store(y, s * LANES, value * sigmoid(value))
-            at = at_place(x, row, start, reverse) + first
-            write_steps(pointer(out, 0), at, -channels if reverse else channels, width, steps, y)
+        origin, start = origin_of(x, index // chunks, reverse), index % chunks * CHUNK
+        for place in range(start, min(start + CHUNK, length)):
+            skipped = max(0, taps - 1 - place)
+            for at in range(0, width, LANES):
+                step = origin + place * stride + first_channel(at, channels)
+                value = convolve(pointer(x, 0), step, stride, advance(weights, at), taps, width, skipped)
+                store(pointer(out, 0), step, value * sigmoid(value))
+
+
+@jit
+def before_silu(
+    x: Any, grad_out: Any, step: int, stride: int, weights: Any, taps: int, width: int, skipped: int
+) -> Any:  # fmt: skip
+    """The gradient of what goes into the SiLU, as `convolve` gives it."""
+    value = convolve(x, step, stride, weights, taps, width, skipped)
+    gate = sigmoid(value)
+    silu = value * gate
+    return load(grad_out, step) * (gate + (silu - silu * gate))
+
+
+@jit
+def add_products(x: Any, step: int, stride: int, d: Any, total: Any, taps: int, width: int, skipped: int) -> None:
+    """total += what the gradients of taps and bias receive from one step."""
+    for k in range(skipped, taps):
+        product = d * load(x, step + (k - taps + 1) * stride)
+        store(total, k * width, load(total, k * width) + product)
+    store(total, taps * width, load(total, taps * width) + d)
+
+
+@jit
+def spread(d: Any, weights: Any, taps: int, width: int, seen: int) -> Any:
+    """The gradient of x: Σ_s weight_{taps-1-s} d_{t+s}, over the `seen` steps there are."""
+    total = load(d, 0) * load(weights, (taps - 1) * width)
+    for s in range(1, seen):
+        total = total + load(d, s * width) * load(weights, (taps - 1 - s) * width)
+    return total
 
 
 @jit
@@ -114,60 +143,32 @@ def backward_tasks(
 ) -> None:
     """`forward_tasks` for gradients; sums: (tasks, taps + 1, channels), the gradients of the taps and the bias."""
     length, channels, taps = x.shape[1], x.shape[2], rows.shape[0] - 1
-    chunks, weights = (length + CHUNK - 1) // CHUNK, pointer(scratch, 0)
-    tile = advance(weights, (taps + 1) * LANES)
-    d = advance(tile, (CHUNK + 2 * taps) * LANES)
-    y = advance(d, (CHUNK + taps) * LANES)
+    chunks, width = (length + CHUNK - 1) // CHUNK, (channels + LANES - 1) // LANES * LANES
+    weights, stride = pointer(scratch, 0), -channels if reverse else channels
+    total = advance(weights, (taps + 1) * width)
+    kept = advance(total, (taps + 1) * width)  # the gradients of what goes into the SiLU
+    read_rows(rows, width, weights)
     for index in range(task, stop):
-        row, start = index // chunks, index % chunks * CHUNK
-        steps = min(CHUNK, length - start)
-        reach = steps + taps - 1
-        for first in range(0, channels, LANES):
-            width = min(LANES, channels - first)
-            read_taps(rows, first, width, weights)
-            read_places(x, row, start - taps + 1, reach + taps - 1, reverse, first, width, tile)
-            read_places(grad_out, row, start, reach, reverse, first, width, d)
-            before_silu(tile, weights, taps, reach, d)
-            spread(weights, taps, steps, d, y)
-            at = at_place(x, row, start, reverse) + first
-            write_steps(pointer(grad_x, 0), at, -channels if reverse else channels, width, steps, y)
-            sum_taps(tile, taps, steps, d, weights)
-            for k in range(taps + 1):
-                write_row(pointer(sums, 0), (index * (taps + 1) + k) * channels + first, width, weights, k)
-
-
-@jit
-def before_silu(x: Any, weights: Any, taps: int, steps: int, d: Any) -> None:
-    """d, the gradient of out, becomes that of what goes into the SiLU."""
-    for s in range(steps):
-        value = convolve(x, weights, taps, s)
-        gate = sigmoid(value)
-        silu = value * gate
-        store(d, s * LANES, load(d, s * LANES) * (gate + (silu - silu * gate)))
-
-
-@jit
-def spread(weights: Any, taps: int, steps: int, d: Any, y: Any) -> None:
-    """y = the gradient of x: Σ_k weight_k d_{s+taps-1-k}."""
-    for s in range(steps):
-        total = load(weights, 0) * load(d, (s + taps - 1) * LANES)
-        for k in range(1, taps):
-            total = total + load(weights, k * LANES) * load(d, (s + taps - 1 - k) * LANES)
-        store(y, s * LANES, total)
-
-
-@jit
-def sum_taps(x: Any, taps: int, steps: int, d: Any, sums: Any) -> None:
-    """sums, of the shape of the weights = the gradients of taps and bias."""
-    for k in range(taps):
-        total = load(d, 0) * load(x, k * LANES)
-        for s in range(1, steps):
-            total = total + load(d, s * LANES) * load(x, (s + k) * LANES)
-        store(sums, k * LANES, total)
-    total = load(d, 0)
-    for s in range(1, steps):
-        total = total + load(d, s * LANES)
-    store(sums, taps * LANES, total)
+        origin, start = origin_of(x, index // chunks, reverse), index % chunks * CHUNK
+        end = min(start + CHUNK, length)
+        reach = min(end + taps - 1, length)  # the steps before have seen the chunk's
+        for at in range(0, (taps + 1) * width, LANES):
+            store(total, at, broadcast(x.dtype.type(0)))
+        for place in range(start, reach):
+            skipped = max(0, taps - 1 - place)
+            for at in range(0, width, LANES):
+                step = origin + place * stride + first_channel(at, channels)
+                source, block = pointer(x, 0), advance(weights, at)
+                d = before_silu(source, pointer(grad_out, 0), step, stride, block, taps, width, skipped)
+                store(kept, (place - start) * width + at, d)
+                if place < end:
+                    add_products(source, step, stride, d, advance(total, at), taps, width, skipped)
+        for place in range(start, end):
+            for at in range(0, width, LANES):
+                step = origin + place * stride + first_channel(at, channels)
+                own, block = advance(kept, (place - start) * width + at), advance(weights, at)
+                store(pointer(grad_x, 0), step, spread(own, block, taps, width, min(taps, reach - place)))
+        write_rows(total, width, sums, index)
 
 
 causal_conv_silu_cpu = register_causal_conv("cpu", forward, backward)

@@ -6,25 +6,30 @@ from torch.nn import functional as F
 
 from seqattn.kernels.arguments import is_transformed
 
+FEWEST = 16
+"""Channels from which the CPU kernel takes it."""
+
 
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool = False) -> Tensor:
     """out_t = SiLU(bias + Σ_k weight_k x_{t-(K-1)+k}); what lies outside the sequence is 0 (Mamba's convolution).
 
-    On a CPU a kernel of our own, in float32 for half precision; everywhere else, and under the transforms of
-    torch.func, torch's convolution.
+    On a CPU, from 16 channels on, a kernel of our own; everywhere else, and under the transforms of torch.func, torch's
+    convolution. On a CPU half precision is computed in float32.
 
     Args:
         x: (batch, length, channels).
         weight: (channels, 1, K), as `nn.Conv1d` keeps it; cast to the dtype of x, as bias (channels,) is.
         reverse: x_{t+(K-1)-k} instead: what a flip before and after gives.
     """
-    if x.device.type != "cpu" or is_transformed(x, weight):
+    if x.device.type != "cpu":
         return convolution(x, weight, bias, reverse)
+    wide = torch.promote_types(x.dtype, torch.float32)  # oneDNN's half-precision convolution does not always end
+    given = x.to(wide), weight.to(wide), None if bias is None else bias.to(wide), reverse
+    if x.shape[2] < FEWEST or is_transformed(x, weight):
+        return convolution(*given).to(x.dtype)
     from seqattn.kernels.causal_conv.cpu import causal_conv_silu_cpu
 
-    wide = torch.promote_types(x.dtype, torch.float32)
-    bias = None if bias is None else bias.to(wide)
-    return causal_conv_silu_cpu(x.to(wide), weight.to(wide), bias, reverse).to(x.dtype)
+    return causal_conv_silu_cpu(*given).to(x.dtype)
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:
