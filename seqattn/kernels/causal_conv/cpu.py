@@ -1,4 +1,4 @@
-"""SiLU of the causal convolution on a CPU: one task per sequence and chunk of steps, row after row as they lie in memory.
+"""SiLU of the causal convolution on a CPU: one task per sequence and chunk of steps, row after row as in memory.
 
 The last channels are taken as a whole vector too, which overlaps the one before it and gives the same there. The
 backward pass convolves again instead of keeping what goes into the SiLU.
