@@ -13,9 +13,10 @@ from seqattn.kernels.wersa.cpu_problem import Gradients, Problem
 from seqattn.kernels.wersa.operator import register_wersa
 
 ROWS = 4096
-"""Most rows, tokens times heads times sequences, of a block; at most a quarter of those there are, for the memory."""
-CHUNK = 128
-"""Most tokens of a causal chunk; at most a sixteenth of a sequence."""
+"""Most rows, tokens times heads times sequences, of a block; at most a quarter of those there are, for the memory.
+
+Half as many of causal attention, which keeps states and weights of every chunk beside features.
+"""
 
 
 def forward(
@@ -76,11 +77,9 @@ def _parts(batch: int, heads: int, length: int, causal: bool) -> Iterator[tuple[
     """The sequences to do at once, and the tokens of a block."""
     rows = min(ROWS, max(ROWS // 8, batch * heads * length // 4))
     if causal:
-        tokens = min(CHUNK, max(1, CHUNK // 4, length // 16))
-        together = max(1, rows // max(1, heads * tokens))
-    else:
-        together = max(1, rows // max(1, heads * length))
-        tokens = max(1, rows // max(1, heads * min(batch, together)))
+        rows //= 2
+    together = max(1, rows // max(1, heads * length))
+    tokens = max(1, rows // max(1, heads * min(batch, together)))
     for start in range(0, batch if heads else 0, together):
         yield slice(start, start + together), tokens
 

@@ -51,11 +51,11 @@ def unlift(tile: Any, rows: int, width: int, levels: int, gains: Any, sequence: 
 
 @jit
 def filter_blocks(
-    source: Any, target: Any, inputs: Any, gains: Any, ends: Any, received: Any, shift: int, rows: int, scratch: Any,
-    first: int, stop: int,
+    source: Any, target: Any, inputs: Any, gains: Any, ends: Any, received: Any, shift: int, count: int, rows: int,
+    scratch: Any, first: int, stop: int,
 ) -> None:  # fmt: skip
     """The window `target` = the filter of `source`, whole sequences."""
-    blocks, width, levels = (target.shape[2] + rows - 1) // rows, padded(target.shape[3]), gains.shape[2] - 1
+    blocks, width, levels = -(-count // rows), padded(target.shape[3]), gains.shape[2] - 1
     tile, half = pointer(scratch, 0), target.dtype.type(0.5)
     for task in range(first, stop):
         sequence, start = task // blocks, shift + task % blocks * rows
@@ -68,14 +68,14 @@ def filter_blocks(
 
 @jit
 def gradient_blocks(
-    source: Any, target: Any, inputs: Any, gains: Any, ends: Any, received: Any, shift: int, rows: int, scratch: Any,
-    first: int, stop: int,
+    source: Any, target: Any, inputs: Any, gains: Any, ends: Any, received: Any, shift: int, count: int, rows: int,
+    scratch: Any, first: int, stop: int,
 ) -> None:  # fmt: skip
     """`target`, whole sequences, = the filter, its own adjoint, of the gradients in the window `source`.
 
     received += what the gains of `inputs` receive.
     """
-    blocks, width, levels = (source.shape[2] + rows - 1) // rows, padded(target.shape[3]), gains.shape[2] - 1
+    blocks, width, levels = -(-count // rows), padded(target.shape[3]), gains.shape[2] - 1
     tile, half = pointer(scratch, 0), target.dtype.type(0.5)
     values = advance(tile, rows * width)
     for task in range(first, stop):

@@ -45,7 +45,7 @@ def backward(
             phi, values = p.key_products(x, block), p.values(block)
             if p.exponential:
                 phi.sub_(log_max.flatten()[:, None, None]).exp_()
-            grad_v[:, :, block] = p.blank(phi @ grad_sums[..., :-1], block).unflatten(0, (-1, p.heads))
+            p.put(p.blank(phi @ grad_sums[..., :-1], block), block, grad_v)
             x.copy_(gradients.of_keys(x, phi, values @ grad_sums.transpose(1, 2)))
         p.filter.backward(window.tokens, p.k, grad_k, window.start)
 

@@ -16,8 +16,8 @@ ROWS = 64
 class Filter:
     """The filter of one call: its gains, and where sequences end.
 
-    The aligned filter works on windows of whole blocks of `block` tokens, or up to the end; the causal one on whole
-    sequences.
+    The aligned filter works on windows of whole blocks of `block` tokens, or up to the end; the causal one on any, and
+    its adjoint needs the gradients of the `halo` tokens after the window, too.
 
     Args:
         gains: (batch, length, levels + 1) or (batch, levels + 1). ends: (batch,) int64. dtype: of the arithmetic.
@@ -33,32 +33,34 @@ class Filter:
         self.levels = self.gains.shape[-1] - 1
         rows_of = cpu_undecimated.rows_of if causal else cpu_aligned.rows_of
         self.block, self.scratch_rows = rows_of(self.levels, ROWS)
+        self.halo = 2**self.levels - 1 if causal else 0
 
     def apply(self, x: Tensor, target: Tensor, start: int = 0) -> None:
         """target = the filtered tokens of x from `start` on, 0 past the ends, where nothing is read.
 
         x: (batch, heads, length, dim). target: (batch, heads, window, dim). Both contiguous.
         """
-        self._run(cpu_undecimated.filter_blocks if self.causal else cpu_aligned.filter_blocks, x, target, x, start)
+        kernel = cpu_undecimated.filter_blocks if self.causal else cpu_aligned.filter_blocks
+        self._run(kernel, x, target, x, start, target.shape[2])
 
-    def backward(self, grad: Tensor, x: Tensor, target: Tensor, start: int = 0) -> None:
-        """target = the gradient of x in the tokens of the window `grad`, the gradient of what `apply` gave.
+    def backward(self, grad: Tensor, x: Tensor, target: Tensor, start: int = 0, count: int | None = None) -> None:
+        """`count` tokens of target from `start` on = the gradient of x, from that of what `apply` gave.
 
-        What the gains receive is added to `received`.
+        grad: (batch, heads, window, dim), of these tokens, which None says are all, and the halo after them, or up to
+        the end. What the gains receive is added to `received`.
         """
         kernel = cpu_undecimated.gradient_blocks if self.causal else cpu_aligned.gradient_blocks
-        self._run(kernel, grad, target, x, start)
+        self._run(kernel, grad, target, x, start, grad.shape[2] if count is None else count)
 
     def gradient(self) -> Tensor:
         """What the gains have received, in their shape."""
         received = self.received if self.folding is None else self.received @ self.folding.T
         return received if len(self.shape) == 3 else received.sum(1)
 
-    def _run(self, kernel: Any, source: Tensor, target: Tensor, x: Tensor, start: int) -> None:
-        window = min(source.shape[2], target.shape[2])
+    def _run(self, kernel: Any, source: Tensor, target: Tensor, x: Tensor, start: int, count: int) -> None:
         scratch = x.new_empty(self.scratch_rows * -(-x.shape[3] // LANES) * LANES)
         arrays = (tensor.numpy() for tensor in (source, target, x, self.gains, self.ends, self.received))
-        run_tasks(kernel, (*arrays, start, self.block), scratch, x.shape[0] * -(-window // self.block))
+        run_tasks(kernel, (*arrays, start, count, self.block), scratch, x.shape[0] * -(-count // self.block))
 
 
 def _folding(levels: int, length: int, dtype: torch.dtype) -> Tensor | None:

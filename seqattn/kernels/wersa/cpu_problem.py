@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from seqattn.kernels.linear import linear
 from seqattn.kernels.wersa.cpu_filter import Filter
 from seqattn.kernels.wersa.reference import TINY
 
@@ -48,26 +50,34 @@ class Problem:
         self.features = proj_q.shape[1]
 
     def windows(self, x: Tensor, tokens: int) -> Iterator[Window]:
-        """The filtered x in windows of at least `tokens` tokens where there are as many; they share their memory."""
+        """The filtered x in windows of at least `tokens` tokens where there are as many."""
         size = min(self.length, -(-tokens // self.filter.block) * self.filter.block)
-        memory = x.new_empty(x.shape[0], self.heads, size, x.shape[3])
         for start in range(0, self.length, max(1, size)):
-            count = min(size, self.length - start)
-            # the last window is shorter; a narrowed view would not be contiguous
-            window = memory if count == size else x.new_empty(x.shape[0], self.heads, count, x.shape[3])
-            self.filter.apply(x, window, start)
-            yield Window(start, window)
+            yield self.window(x, start, min(size, self.length - start))
+
+    def window(self, x: Tensor, start: int, count: int) -> Window:
+        """`count` tokens of the filtered x, 0 past the ends, where a causal window may reach."""
+        tokens = x.new_empty(x.shape[0], self.heads, count, x.shape[3])
+        self.filter.apply(x, tokens, start)
+        return Window(start, tokens)
 
     def rows(self, x: Tensor, tokens: slice) -> Tensor:
         """A block of x (batch, heads, length, …), which may hold anything past the ends."""
-        return x[:, :, tokens].flatten(0, 1).to(self.dtype)
+        rows = x[:, :, tokens].flatten(0, 1).to(self.dtype)
+        missing = tokens.stop - tokens.start - rows.shape[1]
+        return F.pad(rows, (0, 0) * (x.ndim - 3) + (0, missing)) if missing else rows
 
     def values(self, tokens: slice) -> Tensor:
         """(batch · heads, tokens, value_dim + 1)."""
         block = self.v[:, :, tokens]
-        values = self.q.new_ones(*block.shape[:3], block.shape[3] + 1)
-        values[..., :-1] = block
+        values = self.q.new_ones(*block.shape[:2], tokens.stop - tokens.start, block.shape[3] + 1)
+        values[:, :, : block.shape[2], :-1] = block
         return self.blank(values.flatten(0, 1), tokens)
+
+    def put(self, rows: Tensor, tokens: slice, target: Tensor) -> None:
+        """A block of target (batch, heads, length, …) = rows, 0 past the ends."""
+        place = target[:, :, tokens]
+        place.copy_(rows.unflatten(0, (-1, self.heads))[:, :, : place.shape[2]])
 
     def blank(self, rows: Tensor, tokens: slice, value: float = 0) -> Tensor:
         """rows with `value` past the ends, in place."""
@@ -83,9 +93,8 @@ class Problem:
     def divide(self, summed: Tensor, tokens: slice, out: Tensor, normaliser: Tensor) -> None:
         """From summed values to out and normaliser, which are whole arrays."""
         weights = summed[..., -1].contiguous()
-        normaliser[:, :, tokens] = weights.unflatten(0, (-1, self.heads))
-        rows = self.blank(summed[..., :-1] / self.weight(weights)[..., None], tokens)
-        out[:, :, tokens] = rows.unflatten(0, (-1, self.heads))
+        self.put(weights, tokens, normaliser)
+        self.put(self.blank(summed[..., :-1] / self.weight(weights)[..., None], tokens), tokens, out)
 
     def summed_gradient(self, grad_out: Tensor, out: Tensor, normaliser: Tensor, tokens: slice) -> Tensor:
         """The gradient of summed values, (batch · heads, tokens, value_dim + 1), from that of out."""
@@ -101,14 +110,14 @@ class Problem:
 
     def query_features(self, x: Tensor) -> Tensor:
         """phi, up to a factor for every query, of filtered rows: (batch · heads, tokens, features)."""
-        products = x @ self.proj_q
+        products = linear(x, self.proj_q.T)
         if not self.exponential:
             return products.relu_()
         return products.sub_(products.amax(-1, keepdim=True)).exp_()
 
     def key_products(self, x: Tensor, tokens: slice) -> Tensor:
         """phi of filtered rows for "relu"; for "exp" its logarithm, -inf past the ends."""
-        products = x @ self.proj_k
+        products = linear(x, self.proj_k.T)
         if not self.exponential:
             return products.relu_()
         norms = x.square().sum(-1, keepdim=True) / (2 * self.bandwidth**2)
@@ -138,7 +147,8 @@ class Gradients:
         gradient = self._of_products(x, before, self.problem.proj_k, self.proj_k)
         if self.problem.exponential:  # of the norm; a query's cancels
             of_norms = before.sum(-1, keepdim=True)
-            self.bandwidth += (of_norms * x.square()).sum() / b**3
+            if isinstance(b, Tensor):
+                self.bandwidth += (of_norms * x.square()).sum() / b**3
             gradient -= x * of_norms / b**2
         return gradient
 
@@ -149,8 +159,9 @@ class Gradients:
         return torch.ops.aten.threshold_backward.grad_input(grad, phi, 0, grad_input=grad)
 
     def _of_products(self, x: Tensor, grad: Tensor, proj: Tensor, into: Tensor | None) -> Tensor:
-        gradient = grad @ proj.T
-        self.bandwidth -= (x * gradient).sum() / self.problem.bandwidth
+        gradient = linear(grad, proj)
+        if isinstance(self.problem.bandwidth, Tensor):
+            self.bandwidth -= (x * gradient).sum() / self.problem.bandwidth
         if into is not None:
-            into += (x.flatten(0, 1).T @ grad.flatten(0, 1)) * self.problem.scale
+            into += linear(x.flatten(0, 1).T, grad.flatten(0, 1).T) * self.problem.scale
         return gradient

@@ -32,15 +32,16 @@ def coarser(means: Any, coarse: Any, rows: int, first: int, step: int, width: in
 
 @jit
 def filter_blocks(
-    source: Any, target: Any, inputs: Any, gains: Any, ends: Any, received: Any, shift: int, rows: int, scratch: Any,
-    first: int, stop: int,
+    source: Any, target: Any, inputs: Any, gains: Any, ends: Any, received: Any, shift: int, count: int, rows: int,
+    scratch: Any, first: int, stop: int,
 ) -> None:  # fmt: skip
-    """The window `target` = the filter of `source`, whole sequences."""
-    blocks, width, levels = (target.shape[2] + rows - 1) // rows, padded(target.shape[3]), gains.shape[2] - 1
+    """The window `target` of `count` tokens = the filter of `source`, whole sequences."""
+    blocks, width, levels = -(-count // rows), padded(target.shape[3]), gains.shape[2] - 1
     halo, half = (1 << levels) - 1, target.dtype.type(0.5)
+    most = rows
     for task in range(first, stop):
-        sequence, start = task // blocks, shift + task % blocks * rows
-        end = ends[sequence]
+        sequence, start = task // blocks, shift + task % blocks * most
+        end, rows = ends[sequence], min(most, shift + count - start)
         for head in range(target.shape[1]):
             means, coarse = pointer(scratch, 0), pointer(scratch, (halo + rows) * width)
             total = advance(pointer(scratch, 2 * (halo + rows) * width), halo * width)
@@ -63,19 +64,21 @@ def filter_blocks(
 
 @jit
 def gradient_blocks(
-    source: Any, target: Any, inputs: Any, gains: Any, ends: Any, received: Any, shift: int, rows: int, scratch: Any,
-    first: int, stop: int,
+    source: Any, target: Any, inputs: Any, gains: Any, ends: Any, received: Any, shift: int, count: int, rows: int,
+    scratch: Any, first: int, stop: int,
 ) -> None:  # fmt: skip
-    """`target` = the adjoint of the causal filter of the gradients `source`, both whole sequences.
+    """`count` tokens of `target`, whole sequences, = the adjoint of the causal filter of the gradients `source`.
 
-    received += what the gains of `inputs` receive.
+    `source`: these tokens and the 2^levels - 1 after them, or up to the end. received += what the gains of `inputs`
+    receive.
     """
-    blocks, width, levels = (source.shape[2] + rows - 1) // rows, padded(target.shape[3]), gains.shape[2] - 1
+    blocks, width, levels = -(-count // rows), padded(target.shape[3]), gains.shape[2] - 1
     halo, half = (1 << levels) - 1, target.dtype.type(0.5)
-    size = halo + rows
+    most = rows
     for task in range(first, stop):
-        sequence, start = task // blocks, shift + task % blocks * rows
-        end = ends[sequence]
+        sequence, start = task // blocks, shift + task % blocks * most
+        end, rows = ends[sequence], min(most, shift + count - start)
+        size = halo + rows
         for head in range(target.shape[1]):
             grads, means = pointer(scratch, 0), pointer(scratch, size * width)
             read_rows(source, shift, sequence, head, start, size, end, scratch, 0)

@@ -8,7 +8,7 @@ from loading import load
 from memory import with_poisoned_memory
 
 from seqattn.kernels import wersa_attention
-from seqattn.kernels.wersa import cpu, cpu_filter
+from seqattn.kernels.wersa import cpu, cpu_causal, cpu_filter
 
 cases = load(Path(__file__).with_name("cases.py"))
 Case = cases.Case
@@ -105,7 +105,7 @@ def test_blocks_of_any_size_give_the_same(case, rows, chunk, monkeypatch):
     if rows == 1 and case.length > 100:
         pytest.skip("a block of one token takes a second there")
     monkeypatch.setattr(cpu, "ROWS", rows)
-    monkeypatch.setattr(cpu, "CHUNK", chunk)
+    monkeypatch.setattr(cpu_causal, "CHUNK", chunk)
     monkeypatch.setattr(cpu_filter, "ROWS", rows)
     tensors, options = case.draw(), case.options()
     cases.assert_close(cases.run(tensors, options), cases.run(tensors, options, "reference"), 1e-10)
@@ -172,3 +172,55 @@ def test_a_bandwidth_of_none_is_one():
     expected = cases.run(tensors | {"bandwidth": torch.tensor(1.0, dtype=torch.float64)}, case.options())
     assert expected.pop("grad_bandwidth") != 0
     cases.assert_close(results, expected, 0.0)
+
+
+WINDOWS = {  # blocks of 16 tokens in chunks of up to 8; halos of 1, 3, 15 and 31 tokens, and one of the whole sequence
+    f"length-{length}-levels-{levels}": Case(batch=1, length=length, levels=levels, causal=True)
+    for length, levels in ((15, 1), (16, 4), (17, 4), (31, 5), (33, 5), (47, 2), (48, 2), (65, 5), (97, 4), (97, 40))
+}
+WINDOWS |= {
+    "ragged": Case(batch=4, length=65, levels=4, causal=True, lengths=(0, 16, 33, 65)),
+    "exp-ragged": Case(batch=4, length=65, levels=4, causal=True, feature_map="exp", lengths=(0, 16, 33, 65)),
+    "exp": Case(batch=1, length=97, levels=5, causal=True, feature_map="exp", tied=False),
+}
+
+
+def in_small_windows(monkeypatch):
+    monkeypatch.setattr(cpu, "ROWS", 64)  # 32 of causal attention
+    monkeypatch.setattr(cpu_causal, "CHUNK", 8)
+    monkeypatch.setattr(cpu_filter, "ROWS", 4)
+
+
+@pytest.mark.parametrize("case", WINDOWS.values(), ids=WINDOWS.keys())
+def test_causal_windows_meet(case, monkeypatch):
+    in_small_windows(monkeypatch)
+    tensors, options = case.draw(), case.options()
+    cases.assert_close(cases.run(tensors, options), cases.run(tensors, options, "reference"), 1e-10)
+
+
+@pytest.mark.parametrize("case", WINDOWS.values(), ids=WINDOWS.keys())
+def test_causal_windows_read_neither_unwritten_memory_nor_padding(case, monkeypatch):
+    in_small_windows(monkeypatch)
+    tensors, options = case.draw(), case.options()
+    expected = cases.run(tensors, options)
+    ends = (case.length,) * case.batch if case.lengths is None else case.lengths
+    for name in ("q", "k", "v", "gains"):
+        for row, end in enumerate(ends):
+            tensors[name][row].narrow(0 if name == "gains" else 1, end, case.length - end).fill_(float("nan"))
+    got = with_poisoned_memory(monkeypatch, lambda: cases.run(tensors, options))
+    for name, theirs in expected.items():
+        assert torch.equal(got[name], theirs), name
+
+
+@pytest.mark.parametrize("feature_map", ["relu", "exp"])
+@pytest.mark.parametrize("edit", [1, 15, 16, 33, 64])
+def test_no_bit_of_the_future_enters_a_window(feature_map, edit, monkeypatch):
+    in_small_windows(monkeypatch)
+    case = Case(batch=1, length=65, levels=4, causal=True, feature_map=feature_map)
+    tensors = case.draw(torch.float32)
+    edited = {name: tensor.clone() for name, tensor in tensors.items()}
+    for name in ("q", "k", "v"):
+        edited[name][:, :, edit:] *= -3
+    edited["gains"][:, edit:] += 1
+    before, after = (wersa_attention(**given, **case.options()) for given in (tensors, edited))
+    assert torch.equal(before[:, :, :edit], after[:, :, :edit])
