@@ -50,6 +50,17 @@ def interleaved_medians(contestants: dict[str, Callable[[], object]], repeats: i
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def keep_freed_memory() -> None:
+    """Have the C library (glibc) keep what this process frees, as other allocators do.
+
+    Else every call on long sequences gets fresh pages from the system, whose first touch costs what the system makes it
+    cost, while short sequences get theirs again.
+    """
+    mallopt, trim_threshold, mmap_max = ctypes.CDLL(None).mallopt, -1, -4
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)
+
+
 def synchronize() -> None:
     """Wait for a GPU."""
     if torch.cuda.is_available():

@@ -1,13 +1,14 @@
 """WERSA attention against its peers: equal outputs first, then time, memory, growth with the length, and what it nears.
 
 python benchmarks/wersa.py [--threads 2] [--repeats 5] [--lengths N ...] [--device cpu|cuda] [--json FILE|FOLDER]
-        [--figure FILE.png] [--skip-limits]
+        [--figure FILE.png] [--skip-limits] [--fresh-memory]
 
 One sequence, 4 heads of 64 channels, 128 features, 4 levels. Peers: scaled_dot_product_attention, Performer features
 and WERSA itself in plain PyTorch, which keep their features; on a GPU flash-linear-attention's linear attention where
 it is installed. A peer that would take longer than --patience seconds or more memory than --memory GiB is not run, and
-beyond 64 k tokens a third of the repeats is enough. Prints nanoseconds per token and head, the slope of time against
-length, where WERSA overtakes quadratic attention, and peak memory by the bytes of q, k, v and out.
+beyond 64 k tokens a third of the repeats is enough. What a call frees is kept for the next one, whoever's, unless
+--fresh-memory is given. Prints nanoseconds per token and head, the slope of time against length, where WERSA overtakes
+quadratic attention, and peak memory by the bytes of q, k, v and out.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from measuring import interleaved_medians, machine, peak_bytes, slope, write_report
+from measuring import interleaved_medians, keep_freed_memory, machine, peak_bytes, slope, write_report
 from plain_wersa import performer_exp, performer_relu, plain_wersa
 from torch import Tensor
 from torch.nn import functional as F
@@ -272,8 +273,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--skip-limits", action="store_true")
+    parser.add_argument("--fresh-memory", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.device == "cpu" and not options.fresh_memory:
+        keep_freed_memory()
     report: dict = {
         "machine": machine(options.device), "heads": HEADS, "dim": DIM, "features": FEATURES, "levels": LEVELS,
     }  # fmt: skip
