@@ -55,8 +55,8 @@ def measured() -> str:
         f"{report['machine']}, float32, one sequence, {report['heads']} heads of {report['dim']} channels, "
         f"{report['features']} features, {report['levels']} levels;",
         "medians of runs taken in turns, a third as many beyond 65,536 tokens; outputs and gradients compared first.",
-        "The process keeps the memory that calls free. With the allocator's defaults (`--fresh-memory`) a call on a long",
-        "sequence also pays for the first touch of fresh pages, by what the system takes for it.",
+        "The process keeps the memory that calls free. With the allocator's defaults (`--fresh-memory`) a call on a",
+        "long sequence also pays for the first touch of fresh pages, by what the system takes for it.",
         "",
     ]
     for part in PARTS:
