@@ -21,21 +21,22 @@ LANES = 16
 
 
 class VectorType(types.Type):
-    """LANES numbers of one floating type."""
+    """LANES numbers of one floating type, or `rows` times as many."""
 
-    def __init__(self, element: types.Float) -> None:
-        self.element = element
-        super().__init__(name=f"Vector({element})")
+    def __init__(self, element: types.Float, rows: int = 1) -> None:
+        self.element, self.rows = element, rows
+        super().__init__(name=f"Vector({element}, {rows})")
 
 
 @register_model(VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: VectorType) -> None:
         element = ir.FloatType() if vector.element == types.float32 else ir.DoubleType()
-        super().__init__(manager, vector, ir.VectorType(element, LANES))
+        super().__init__(manager, vector, ir.VectorType(element, LANES * vector.rows))
 
 
-def _splat(builder: Any, scalar: Any) -> Any:
+def splat(builder: Any, scalar: Any) -> Any:
+    """A vector with the same number in every lane, while LLVM code is generated."""
     vector = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
     first = builder.insert_element(vector, scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, vector, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
@@ -85,26 +86,31 @@ def store(typing_context: Any, address: Any, index: Any, vector: Any) -> Any:
     """Write a vector to the elements from `index` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _vector_address(builder, arguments[0], arguments[1])
+        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), arguments[2].type.as_pointer())
         builder.store(arguments[2], place, align=address.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(address, types.intp, vector), generate
 
 
-@intrinsic
-def prefetch(typing_context: Any, address: Any, index: Any) -> Any:
-    """Ask for the cache line of element `index`, which may lie anywhere."""
+def _prefetching(writing: bool, meaning: str) -> Any:
+    def function(typing_context: Any, address: Any, index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
+            number = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+            builder.call(function, [place, *(ir.Constant(number, value) for value in (int(writing), 3, 1))])
+            return context.get_dummy_value()
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(function, [place, ir.Constant(number, 0), ir.Constant(number, 3), ir.Constant(number, 1)])
-        return context.get_dummy_value()
+        return types.void(address, types.intp), generate
 
-    return types.void(address, types.intp), generate
+    function.__doc__ = meaning
+    return intrinsic(function)
+
+
+prefetch = _prefetching(False, "Ask for the cache line of element `index`, which may lie anywhere.")
+prefetch_write = _prefetching(True, "`prefetch` for a line that will be written.")
 
 
 @intrinsic
@@ -112,7 +118,7 @@ def broadcast(typing_context: Any, scalar: Any) -> Any:
     """A vector with the same number in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _splat(builder, arguments[0])
+        return splat(builder, arguments[0])
 
     return VectorType(scalar)(scalar), generate
 
@@ -122,7 +128,7 @@ def load_broadcast(typing_context: Any, address: Any, index: Any) -> Any:
     """A vector with element `index` in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _splat(builder, builder.load(builder.gep(arguments[0], [arguments[1]])))
+        return splat(builder, builder.load(builder.gep(arguments[0], [arguments[1]])))
 
     return VectorType(address.dtype)(address, types.intp), generate
 
@@ -137,7 +143,7 @@ def lane_sums(typing_context: Any, address: Any, index: Any) -> Any:
         rows, group = [builder.load(place, align=address.dtype.bitwidth // 8) for place in places], LANES
         while group > 1:  # every vector holds groups of partial sums; two vectors fold into one with twice the groups
             pairs = zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)
-            rows, group = [_fold(builder, left, right, group) for left, right in pairs], group // 2
+            rows, group = [fold(builder, left, right, group) for left, right in pairs], group // 2
         return rows[0]
 
     return VectorType(address.dtype)(address, types.intp), generate
@@ -158,7 +164,7 @@ def lane_total(typing_context: Any, vector: Any) -> Any:
     return vector.element(vector), generate
 
 
-def _fold(builder: Any, left: Any, right: Any, group: int) -> Any:
+def fold(builder: Any, left: Any, right: Any, group: int) -> Any:
     """Halve every group of left and right, adding its halves; left's and right's groups alternate in the result."""
     starts = [start + side for start in range(0, LANES, group) for side in (0, LANES)]
     low, high = ([start + half + lane for start in starts for lane in range(group // 2)] for half in (0, group // 2))
@@ -191,7 +197,7 @@ class Lanes:
 
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.value = builder, value
-        self.single = isinstance(value.type.element, ir.FloatType)
+        self.single, self.count = isinstance(value.type.element, ir.FloatType), value.type.count
 
     def _emit(self, instruction: str, other: Any) -> "Lanes":
         return Lanes(
@@ -199,7 +205,7 @@ class Lanes:
         )
 
     def _raw(self, other: Any) -> Any:
-        return other.value if isinstance(other, Lanes) else ir.Constant(self.value.type, [float(other)] * LANES)
+        return other.value if isinstance(other, Lanes) else ir.Constant(self.value.type, [float(other)] * self.count)
 
     def __add__(self, other: Any) -> "Lanes":
         return self._emit("fadd", other)
@@ -228,7 +234,7 @@ class Lanes:
     def fused(self, factor: Any, term: Any) -> "Lanes":
         """self * factor + term, rounded once."""
         arguments = (self.value, self._raw(factor), self._raw(term))
-        name = f"llvm.fma.v{LANES}f{32 if self.single else 64}"
+        name = f"llvm.fma.v{self.count}f{32 if self.single else 64}"
         kind = ir.FunctionType(self.value.type, [self.value.type] * 3)
         return Lanes(
             self.builder, self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
@@ -236,8 +242,9 @@ class Lanes:
 
     def shifted_left(self, count: int) -> "Lanes":
         """The bits moved left by `count`."""
-        integers = ir.VectorType(ir.IntType(32 if self.single else 64), LANES)
-        bits = self.builder.shl(self.builder.bitcast(self.value, integers), ir.Constant(integers, [count] * LANES))
+        integers = ir.VectorType(ir.IntType(32 if self.single else 64), self.count)
+        places = ir.Constant(integers, [count] * self.count)
+        bits = self.builder.shl(self.builder.bitcast(self.value, integers), places)
         return Lanes(self.builder, self.builder.bitcast(bits, self.value.type))
 
 
@@ -284,24 +291,6 @@ EXP2_SINGLE = (
     1.0, 0.6931469775989918, 0.24022242085376713, 0.05550733743470423, 0.009671512639958614, 0.0013264727140002563,
 )  # fmt: skip
 EXP2_DOUBLE = tuple(math.log(2) ** n / math.factorial(n) for n in range(14))
-
-
-def row(builder: Any, address: Any, index: int) -> Lanes:
-    """The vector at row `index` of a tile, while LLVM code is generated."""
-    place = _vector_address(builder, address, ir.Constant(ir.IntType(64), index * LANES))
-    return Lanes(builder, builder.load(place, align=4 if address.type.pointee == ir.FloatType() else 8))
-
-
-def write(builder: Any, address: Any, index: int, vector: Lanes) -> None:
-    """The reverse of `row`."""
-    place = _vector_address(builder, address, ir.Constant(ir.IntType(64), index * LANES))
-    builder.store(vector.value, place, align=4 if vector.single else 8)
-
-
-def element(builder: Any, address: Any, stride: Any, index: int) -> Lanes:
-    """The number at index * stride, in every lane, while LLVM code is generated."""
-    place = builder.gep(address, [builder.mul(stride, ir.Constant(stride.type, index))])
-    return Lanes(builder, _splat(builder, builder.load(place)))
 
 
 @intrinsic

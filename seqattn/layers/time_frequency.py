@@ -10,7 +10,7 @@ from seqattn.kernels.self_attention import self_attention
 from seqattn.layers.linear import Linear
 from seqattn.layers.time_frequency_mixers import TIME_FREQUENCY_MIXERS
 
-PIECE = 4096
+PIECE = 8192
 """Steps, of all sequences together, that a CPU does at a time."""
 
 

@@ -1,10 +1,9 @@
 """The fused selective scan on a CPU: one task per sequence and block of channels, a vector of channels at a time.
 
-A task walks its sequence in chunks. In a chunk it goes through the states one by one, each with a sweep over the steps
-against the order of the scan (the windows' look-ahead) and one in order, the running state in registers; what is kept
-per step and channel fits into the cache. The backward pass starts every chunk from its saved entry state. Windows
-longer than a chunk take a local pass of their own: each is scanned from its other end, and the main pass adds what it
-read.
+A task walks its sequence in chunks. In a chunk it goes through the states a few at a time, with their running values in
+registers in sweeps over the steps: in order, for the windows' look-ahead and for gradients against it. What is kept per
+step and channel fits into the cache. The backward pass starts every chunk from its saved entry state. Windows longer
+than a chunk take a local pass of their own: each is scanned from its other end, and the main pass adds what it read.
 """
 
 import math
@@ -137,8 +136,7 @@ def _scan_gradients(
     D, bias, initial = empty(batch, channels), empty(batch, channels), empty(batch, channels, states)
     gradients = cpu_backward.Gradients(*(tensor.numpy() for tensor in (u, delta, A, B, C, D, z, bias, initial)))
     others = empty(0, 0, 0) if others is None else others
-    rows = _blocks(min(problem.chunk, length)) * LANES
-    scratch = empty(cpu_backward.scratch_size(states, rows))
+    scratch = empty(cpu_backward.scratch_size(states, min(problem.chunk, length)))
     arguments = (problem, parts, others.numpy(), grad_out.numpy(), grad_last.numpy(), chunks.numpy(), gradients)
     run_tasks(cpu_backward.backward_tasks, arguments, scratch, batch * groups * parts)
     return [u, delta, A.sum(0).T, B.sum(0), C.sum(0), D.sum(0), z, bias.sum(0), initial]

@@ -10,24 +10,31 @@ from seqattn.kernels.numba_vector import (
     NEAR,
     advance,
     broadcast,
-    lane_sums,
     load,
+    maximum,
     pointer,
+    prefetch,
+    prefetch_write,
     sigmoid,
+    softplus,
     softplus_slope,
     store,
 )
-from seqattn.kernels.selective_scan.cpu_forward import enter_block, look_ahead, prepare_steps, skip_steps
-from seqattn.kernels.selective_scan.cpu_sweeps import gradients, gradients_looking, replay, replay_looking
+from seqattn.kernels.selective_scan.cpu_forward import enter_block
+from seqattn.kernels.selective_scan.cpu_states import GROUP, each, load_group, load_like
+from seqattn.kernels.selective_scan.cpu_sweeps import gradients, gradients_looking, replay
 from seqattn.kernels.selective_scan.cpu_tiles import (
     block_of,
     blocks_of,
+    chunk_of,
     clear,
     read_row,
     read_steps,
     run_size,
     runs_of,
-    step_of,
+    saved_before,
+    scan_of,
+    widest_lane,
     write_column,
     write_row,
     write_steps,
@@ -48,212 +55,214 @@ class Gradients(NamedTuple):
     initial: np.ndarray  # (batch, channels, state)
 
 
+@jit
+def addresses_of(g: Any) -> Any:
+    """Gradients as the addresses of their first elements."""
+    return Gradients(
+        pointer(g.u, 0), pointer(g.delta, 0), pointer(g.A, 0), pointer(g.B, 0), pointer(g.C, 0), pointer(g.D, 0),
+        pointer(g.z, 0), pointer(g.bias, 0), pointer(g.initial, 0),
+    )  # fmt: skip
+
+
 class Tiles(NamedTuple):
     """A thread's working memory."""
 
-    constants: Any  # rows D, delta_bias, 0 and one to spare
-    sums: Any  # rows sum of g u, sum of the gradient of raw, and one to spare
+    constants: Any  # rows D, delta_bias, and one to spare
+    sums: Any  # rows sum of g u, sum of the gradient of raw
     rates: Any  # (state, LANES): A log2(e)
     h: Any  # (state, LANES): a_{t+1} lambda_{t+1} of the step t where a sweep starts
+    entry: Any  # (state, LANES): what a chunk is entered with
     rate_sums: Any  # (state, LANES): sum of step q
-    sums_B: Any  # (state, steps): the block's gradient of B
-    sums_C: Any
     u: Any  # (steps, LANES), and so on
-    raw: Any
     step: Any
+    slope: Any  # derivative of step
     x: Any
     y: Any
-    z: Any
     g: Any
     gate_slope: Any
     into_b: Any  # sum over the states of B tau
     into_step: Any  # sum over the states of A q
-    a: Any  # of one state, as all below
+    a: Any  # (steps, GROUP, LANES): of a group of states, as all below
     ah: Any  # a_t h_{t-1}
-    look: Any
-    entering: Any  # a_{t-1} mu_{t-1}
-    for_B: Any  # what each channel gives to the gradient of B
-    for_C: Any
+    mu: Any  # of one window
 
 
 def scratch_size(states: int, steps: int) -> int:
     """Elements behind `Tiles`."""
-    return (7 + 3 * states + 16 * steps) * LANES + 2 * states * steps
+    return (5 + 4 * states + (9 + 3 * GROUP) * steps) * LANES
 
 
 @jit
 def tiles_in(scratch: Any, states: int, steps: int) -> Any:
-    row, size = states * LANES, steps * LANES
-    rates = pointer(scratch, 7 * LANES)
-    sums_B = advance(rates, 3 * row)
-    t = advance(sums_B, 2 * states * steps)
+    row, size, group = states * LANES, steps * LANES, GROUP * steps * LANES
+    rates = pointer(scratch, 5 * LANES)
+    t = advance(rates, 4 * row)
+    a = advance(t, 9 * size)
     return Tiles(
-        pointer(scratch, 0), pointer(scratch, 4 * LANES), rates, advance(rates, row), advance(rates, 2 * row), sums_B,
-        advance(sums_B, states * steps), t, advance(t, size), advance(t, 2 * size), advance(t, 3 * size),
-        advance(t, 4 * size), advance(t, 5 * size), advance(t, 6 * size), advance(t, 7 * size), advance(t, 8 * size),
-        advance(t, 9 * size), advance(t, 10 * size), advance(t, 11 * size), advance(t, 12 * size),
-        advance(t, 13 * size), advance(t, 14 * size), advance(t, 15 * size),
+        pointer(scratch, 0), pointer(scratch, 3 * LANES), rates, advance(rates, row), advance(rates, 2 * row),
+        advance(rates, 3 * row), t, advance(t, size), advance(t, 2 * size), advance(t, 3 * size), advance(t, 4 * size),
+        advance(t, 5 * size), advance(t, 6 * size), advance(t, 7 * size), advance(t, 8 * size), a, advance(a, group),
+        advance(a, 2 * group),
     )  # fmt: skip
 
 
 @jit
-def gate_gradients(grad: Any, z: Any, steps: int, gate_slope: Any) -> None:
-    """grad becomes the gradient before the gate, grad · SiLU(z); gate_slope becomes grad · SiLU'(z)."""
-    for at in range(0, steps * LANES, LANES):
-        gate, outer = load(z, at), load(grad, at)
-        s = sigmoid(gate)
-        silu = gate * s
-        store(gate_slope, at, outer * (s + silu - silu * s))
-        store(grad, at, outer * silu)
+def prepare_steps(p: Any, b: Any, c: Any, grads: Any, t: Any) -> float:
+    """Fill u, step, slope and x, and into_b and into_step with zeros. Returns the largest |step|."""
+    read_steps(p.u, c, b.width, t.u)
+    read_steps(p.delta, c, b.width, t.step)
+    bias, zero, widest = load(t.constants, LANES), broadcast(p.zero), broadcast(p.zero)
+    for s in range(c.steps):
+        row, here = s * LANES, c.at + s * c.stride
+        prefetch(p.u, here - p.chunk * c.stride)  # the next chunk lies before this one
+        prefetch(p.delta, here - p.chunk * c.stride)
+        prefetch_write(grads.u, here)
+        prefetch_write(grads.delta, here)
+        raw = load(t.step, row) + bias
+        step = softplus(raw) if p.softplus else raw
+        if p.softplus:
+            store(t.slope, row, softplus_slope(raw))
+        store(t.step, row, step)
+        store(t.x, row, step * load(t.u, row))
+        store(t.into_b, row, zero)
+        store(t.into_step, row, zero)
+        widest = maximum(widest, step * step)
+    store(t.constants, 2 * LANES, widest)
+    return np.sqrt(widest_lane(t.constants, 2))
 
 
 @jit
-def finish_steps(t: Any, delta_softplus: bool, steps: int) -> None:
-    """into_b becomes the gradient of u, into_step that of delta; adds to the sums of the latter and of g u."""
-    skip, skip_sum, bias_sum = load(t.constants, 0), load(t.sums, 0), load(t.sums, LANES)
-    for at in range(0, steps * LANES, LANES):
-        to_b, u, g = load(t.into_b, at), load(t.u, at), load(t.g, at)
-        slope = load(t.into_step, at) + u * to_b
-        if delta_softplus:
-            slope = slope * softplus_slope(load(t.raw, at))
-        skip_sum, bias_sum = skip_sum + g * u, bias_sum + slope
-        store(t.into_b, at, skip * g + load(t.step, at) * to_b)
-        store(t.into_step, at, slope)
-    store(t.sums, 0, skip_sum)
-    store(t.sums, LANES, bias_sum)
+def prepare_gate(p: Any, b: Any, c: Any, grad_out: Any, grads: Any, t: Any) -> None:
+    """Fill g, the gradient before the gate; with a gate also gate_slope, and y = D u + others."""
+    read_steps(grad_out, c, b.width, t.g)
+    if not p.gated:
+        return
+    read_steps(p.z, c, b.width, t.gate_slope)
+    if p.joined:
+        read_steps(p.others, c, b.width, t.y)
+    skip = load(t.constants, 0)
+    for s in range(c.steps):
+        row, here = s * LANES, c.at + s * c.stride
+        prefetch(grad_out, here - p.chunk * c.stride)
+        prefetch(p.z, here - p.chunk * c.stride)
+        prefetch_write(grads.z, here)
+        gate, grad, own = load(t.gate_slope, row), load(t.g, row), skip * load(t.u, row)
+        share = sigmoid(gate)
+        silu = gate * share
+        store(t.gate_slope, row, grad * (share + silu - silu * share))
+        store(t.g, row, grad * silu)
+        store(t.y, row, own + load(t.y, row) if p.joined else own)
 
 
 @jit
-def sum_lanes(tile: Any, steps: int, sums: Any) -> None:
-    """sums, one element a step: the sums over the lanes of a tile's rows."""
-    for s in range(0, steps, LANES):
-        store(sums, s, lane_sums(tile, s * LANES))
-
-
-@jit
-def add_states(tile: Any, size: int, states: int, steps: int, array: Any, at: int, stride: int, add: bool) -> None:
-    """Add a tile (state, size) of sums to the rows of an array (steps, state) `stride` apart, or write them there."""
-    for s in range(steps):
-        for n in range(states):
-            place = at + s * stride + n
-            array[place] = tile[n * size + s] + array[place] if add else tile[n * size + s]
-
-
-@jit
-def state_gradients(p: Any, t: Any, n: int, near: bool, B: Any, C: Any, stride: int, steps: int, h: Any) -> None:
-    """State n over a chunk that it enters with h."""
-    gated, own, rate, at, zero = (
-        p.z.size > 0,
-        not p.local,
-        load(t.rates, n * LANES),
-        n * LANES,
-        load(t.constants, 2 * LANES),
-    )
-    A, carry, rate_sum = rate * broadcast(p.u.dtype.type(np.log(2.0))), load(t.h, at), load(t.rate_sums, at)
+def group_gradients(p: Any, c: Any, n: int, rates: Any, near: bool, grad_B: Any, grad_C: Any, t: Any) -> None:
+    """The states from n on that have these rates, over a chunk."""
+    own, at, row, stride = not p.local, c.at_B + n, n * LANES, c.stride_B
+    B, C, grad_B, grad_C = advance(p.B, at), advance(p.C, at), advance(grad_B, at), advance(grad_C, at)
+    A = rates * each(broadcast(p.ln2), rates)
+    h, carry, rate_sum = load_like(t.entry, row, A), load_like(t.h, row, A), load_like(t.rate_sums, row, A)
+    replay(t.step, rates, near, t.x, B, C, stride, c.steps, own, h, p.gated, t.a, t.ah, t.y)
     if p.window > 1:
-        look_ahead(t.step, rate, near, t.x, B, stride, steps, p.window, zero, t.a, t.look)
-        replay_looking(t.a, t.look, t.x, t.g, B, C, stride, steps, p.window, zero, h, gated, t.ah, t.entering, t.y)
+        zero = each(broadcast(p.zero), A)
         carry, rate_sum = gradients_looking(
-            A, t.step, t.x, t.g, B, C, stride, steps, t.a, t.ah, t.look, t.entering, carry, rate_sum, t.into_b,
-            t.into_step, t.for_B, t.for_C,
+            A, t.step, t.x, t.g, B, C, stride, c.steps, p.window, zero, p.gated, t.a, t.ah, t.mu, carry,
+            rate_sum, t.into_b, t.into_step, t.y, grad_B, grad_C,
         )  # fmt: skip
     else:
-        replay(t.step, rate, near, t.x, B, C, stride, steps, own, h, gated, t.a, t.ah, t.y)
         carry, rate_sum = gradients(
-            A, t.step, t.x, t.g, B, C, stride, steps, own, t.a, t.ah, carry, rate_sum, t.into_b, t.into_step, t.for_B,
-            t.for_C,
+            A, t.step, t.x, t.g, B, C, stride, c.steps, own, t.a, t.ah, carry, rate_sum, t.into_b, t.into_step, grad_B,
+            grad_C,
         )  # fmt: skip
-    store(t.h, at, carry)
-    store(t.rate_sums, at, rate_sum)
+    store(t.h, row, carry)
+    store(t.rate_sums, row, rate_sum)
+
+
+@jit
+def finish_steps(p: Any, b: Any, c: Any, grads: Any, t: Any) -> None:
+    """Write the gradients of u, delta and z; add to the sums."""
+    skip, skip_sum, bias_sum = load(t.constants, 0), load(t.sums, 0), load(t.sums, LANES)
+    for row in range(0, c.steps * LANES, LANES):
+        to_b, u, g = load(t.into_b, row), load(t.u, row), load(t.g, row)
+        slope = load(t.into_step, row) + u * to_b
+        if p.softplus:
+            slope = slope * load(t.slope, row)
+        skip_sum, bias_sum = skip_sum + g * u, bias_sum + slope
+        store(t.into_b, row, skip * g + load(t.step, row) * to_b)
+        store(t.into_step, row, slope)
+        if p.gated:
+            store(t.gate_slope, row, load(t.gate_slope, row) * load(t.y, row))
+    store(t.sums, 0, skip_sum)
+    store(t.sums, LANES, bias_sum)
+    write_steps(grads.u, c, b.width, t.into_b)
+    write_steps(grads.delta, c, b.width, t.into_step)
+    if p.gated:
+        write_steps(grads.z, c, b.width, t.gate_slope)
 
 
 @jit
 def backward_chunk(
-    p: Any, b: Any, fastest: float, step: int, steps: int, part: int, add: bool, others: Any, grad_out: Any, chunk: Any,
-    grads: Any, t: Any,
-) -> None:  # fmt: skip
-    """The chunk whose first step is `step`, entered with the states at `chunk`; `add` to what is in B and C already."""
-    channels, groups, states = p.u.shape[2], p.B.shape[2], p.B.shape[3]
-    rows = (min(p.chunk, p.u.shape[1]) + LANES - 1) // LANES * LANES
-    sign = -1 if p.reverse != p.local else 1
-    stride, stride_B = sign * channels, sign * groups * states
-    row_step = b.row * p.u.shape[1] + step
-    at, at_B = row_step * channels + b.first, (row_step * groups + b.group) * states
-    read_steps(pointer(p.u, 0), at, stride, b.width, steps, t.u)
-    read_steps(pointer(p.delta, 0), at, stride, b.width, steps, t.raw)
-    read_steps(pointer(grad_out, 0), at, stride, b.width, steps, t.g)
-    near = prepare_steps(t.raw, t.u, t.constants, p.softplus, steps, t.raw, t.step, t.x) * fastest <= NEAR
-    if p.z.size > 0:
-        read_steps(pointer(p.z, 0), at, stride, b.width, steps, t.z)
-        gate_gradients(t.g, t.z, steps, t.gate_slope)
-        skip_steps(load(t.constants, 0), t.u, others, at, stride, b.width, steps, t.y)
-    clear(t.into_b, 0, LANES, LANES, steps)
-    clear(t.into_step, 0, LANES, LANES, steps)
-    for n in range(states):
-        read_row(chunk, n * channels, b.width, t.sums, 2)
-        B, C = pointer(p.B, at_B + n), pointer(p.C, at_B + n)
-        state_gradients(p, t, n, near, B, C, stride_B, steps, load(t.sums, 2 * LANES))
-        sum_lanes(t.for_B, steps, advance(t.sums_B, n * rows))
-        sum_lanes(t.for_C, steps, advance(t.sums_C, n * rows))
-    at_part = part * p.B.size + at_B
-    add_states(t.sums_B, rows, states, steps, pointer(grads.B, 0), at_part, stride_B, add)
-    add_states(t.sums_C, rows, states, steps, pointer(grads.C, 0), at_part, stride_B, add)
-    finish_steps(t, p.softplus, steps)
-    write_steps(pointer(grads.u, 0), at, stride, b.width, steps, t.into_b)
-    write_steps(pointer(grads.delta, 0), at, stride, b.width, steps, t.into_step)
-    if p.z.size > 0:
-        for s in range(0, steps * LANES, LANES):
-            store(t.gate_slope, s, load(t.gate_slope, s) * load(t.y, s))
-        write_steps(pointer(grads.z, 0), at, stride, b.width, steps, t.gate_slope)
+    p: Any, b: Any, c: Any, fastest: float, grad_B: Any, grad_C: Any, grad_out: Any, saved: Any, grads: Any, t: Any
+) -> None:
+    """A chunk that was entered with the states at `saved`."""
+    near = prepare_steps(p, b, c, grads, t) * fastest <= NEAR
+    prepare_gate(p, b, c, grad_out, grads, t)
+    for n in range(p.states):
+        read_row(saved, n * p.channels, b.width, t.entry, n)
+    grouped = p.states // GROUP * GROUP
+    for n in range(0, grouped, GROUP):
+        group_gradients(p, c, n, load_group(t.rates, n * LANES), near, grad_B, grad_C, t)
+    for n in range(grouped, p.states):
+        group_gradients(p, c, n, load(t.rates, n * LANES), near, grad_B, grad_C, t)
+    finish_steps(p, b, c, grads, t)
 
 
 @jit
 def backward_block(
-    p: Any, b: Any, part: int, add: bool, others: Any, grad_out: Any, grad_last: Any, chunks: Any, grads: Any, t: Any
+    p: Any, b: Any, grad_B: Any, grad_C: Any, grad_out: Any, grad_last: Any, chunks: Any, kept: int, grads: Any, t: Any
 ) -> None:
-    """One block of channels of a sequence, from its last run and chunk to its first."""
-    length, channels, states = p.u.shape[1], p.u.shape[2], p.B.shape[3]
+    """One block of channels of a sequence, from its last run and chunk to its first; adds to grad_B and grad_C."""
     fastest = enter_block(p, b, grad_last, t)
-    clear(t.rate_sums, 0, LANES, LANES, states)
+    clear(t.rate_sums, 0, LANES, LANES, p.states)
     clear(t.sums, 0, LANES, LANES, 2)
     for run in range(runs_of(p) - 1, -1, -1):
         if p.local:
-            clear(t.h, 0, LANES, LANES, states)
-        size, number = run_size(p, b.end, run), b.row * chunks.shape[1] + run * ((p.run + p.chunk - 1) // p.chunk)
+            clear(t.h, 0, LANES, LANES, p.states)
+        size, number = run_size(p, b.end, run), saved_before(p, b.row, kept, run)
         for start in range((size - 1) // p.chunk * p.chunk, -1, -p.chunk):
-            chunk = pointer(chunks, (number + start // p.chunk) * states * channels + b.first)
-            step, steps = step_of(p, b.end, run, start), min(p.chunk, size - start)
-            backward_chunk(p, b, fastest, step, steps, part, add, others, grad_out, chunk, grads, t)
-    at, row = (b.row * length + b.end) * channels + b.first, b.row * channels + b.first
-    clear(pointer(grads.u, 0), at, channels, b.width, length - b.end)
-    clear(pointer(grads.delta, 0), at, channels, b.width, length - b.end)
-    if p.z.size > 0:
-        clear(pointer(grads.z, 0), at, channels, b.width, length - b.end)
-    write_row(pointer(grads.D, 0), row, b.width, t.sums, 0)
-    write_row(pointer(grads.bias, 0), row, b.width, t.sums, 1)
-    for n in range(states):
-        write_row(pointer(grads.A, 0), (b.row * states + n) * channels + b.first, b.width, t.rate_sums, n)
-        write_column(pointer(grads.initial, 0), row * states + n, states, b.width, t.h, n)
+            saved = advance(chunks, (number + start // p.chunk) * p.states * p.channels + b.first)
+            backward_chunk(p, b, chunk_of(p, b, run, start), fastest, grad_B, grad_C, grad_out, saved, grads, t)
+    at, row, unused = (b.row * p.length + b.end) * p.channels + b.first, b.row * p.channels + b.first, p.length - b.end
+    clear(grads.u, at, p.channels, b.width, unused)
+    clear(grads.delta, at, p.channels, b.width, unused)
+    if p.gated:
+        clear(grads.z, at, p.channels, b.width, unused)
+    write_row(grads.D, row, b.width, t.sums, 0)
+    write_row(grads.bias, row, b.width, t.sums, 1)
+    for n in range(p.states):
+        write_row(grads.A, (b.row * p.states + n) * p.channels + b.first, b.width, t.rate_sums, n)
+        write_column(grads.initial, row * p.states + n, p.states, b.width, t.h, n)
 
 
 @jit
 def backward_tasks(
-    p: Any, parts: int, others: Any, grad_out: Any, grad_last: Any, chunks: Any, grads: Any, scratch: Any, task: int,
-    stop: int,
+    problem: Any, parts: int, others: Any, grad_out: Any, grad_last: Any, chunks: Any, gradients: Any, scratch: Any,
+    task: int, stop: int,
 ) -> None:  # fmt: skip
     """Tasks `task` … `stop` - 1 of batch · groups · parts; arrays as in `cpu.scan_gradients`.
 
     The blocks of a part follow each other and add to the same gradients of B and C; parts are summed at the end.
     """
-    length, groups, states = p.u.shape[1], p.B.shape[2], p.B.shape[3]
-    blocks, rows = blocks_of(p), (min(p.chunk, length) + LANES - 1) // LANES * LANES
-    t = tiles_in(scratch, states, rows)
+    p, grads, kept = scan_of(problem, others), addresses_of(gradients), chunks.shape[1]
+    blocks, t, row_size = blocks_of(p), tiles_in(scratch, p.states, min(p.chunk, p.length)), p.groups * p.states
     for index in range(task, stop):
-        row, group, part = index // (groups * parts), index // parts % groups, index % parts
-        end, first = p.ends[row], blocks * part // parts
-        at = part * p.B.size + ((row * length + end) * groups + group) * states
-        clear(pointer(grads.B, 0), at, groups * states, states, length - end)
-        clear(pointer(grads.C, 0), at, groups * states, states, length - end)
-        for block in range(first, blocks * (part + 1) // parts):
+        row, group, part = index // (p.groups * parts), index // parts % p.groups, index % parts
+        at = part * problem.B.size
+        grad_B, grad_C = advance(grads.B, at), advance(grads.C, at)
+        first = row * p.length * row_size + group * p.states
+        clear(grad_B, first, row_size, p.states, p.length)
+        clear(grad_C, first, row_size, p.states, p.length)
+        for block in range(blocks * part // parts, blocks * (part + 1) // parts):
             b = block_of(p, row, group, block)
-            backward_block(p, b, part, block > first, others, grad_out, grad_last, chunks, grads, t)
+            backward_block(
+                p, b, grad_B, grad_C, pointer(grad_out, 0), pointer(grad_last, 0), pointer(chunks, 0), kept, grads, t
+            )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqattn.kernels.numba_support import jit
-from seqattn.kernels.numba_vector import LANES, load, prefetch, store
+from seqattn.kernels.numba_vector import LANES, load, pointer, store
 
 
 class Problem(NamedTuple):
@@ -38,6 +38,48 @@ class Problem(NamedTuple):
     chunk: int
 
 
+class Scan(NamedTuple):
+    """A problem inside the kernels: arrays by their addresses, whose references no call has to count."""
+
+    u: Any
+    delta: Any
+    A: Any
+    B: Any
+    C: Any
+    D: Any
+    z: Any
+    bias: Any
+    initial: Any
+    others: Any  # (batch, length, channels): what the local pass adds to out
+    ends: Any
+    length: int
+    channels: int
+    groups: int
+    states: int
+    zero: Any  # numbers of the arrays' type
+    ln2: Any
+    gated: bool
+    joined: bool  # whether there are others
+    softplus: bool
+    window: int
+    reverse: bool
+    local: bool
+    run: int
+    chunk: int
+
+
+@jit
+def scan_of(p: Any, others: Any) -> Any:
+    """The problem p as a `Scan`; others may be empty."""
+    (_, length, channels), (groups, states), number = p.u.shape, p.B.shape[2:], p.u.dtype.type
+    return Scan(
+        pointer(p.u, 0), pointer(p.delta, 0), pointer(p.A, 0), pointer(p.B, 0), pointer(p.C, 0), pointer(p.D, 0),
+        pointer(p.z, 0), pointer(p.bias, 0), pointer(p.initial, 0), pointer(others, 0), pointer(p.ends, 0), length,
+        channels, groups, states, number(0), number(np.log(2.0)), p.z.size > 0, others.size > 0, p.softplus, p.window,
+        p.reverse, p.local, p.run, p.chunk,
+    )  # fmt: skip
+
+
 class Block(NamedTuple):
     """LANES channels of one sequence, fewer at the end of a group."""
 
@@ -48,18 +90,41 @@ class Block(NamedTuple):
     width: int
 
 
+class Chunk(NamedTuple):
+    """Where a chunk of a block lies: its steps, and their rows in arrays like u and like B."""
+
+    steps: int
+    at: int
+    stride: int
+    at_B: int
+    stride_B: int
+
+
 @jit
 def blocks_of(p: Any) -> int:
     """Blocks of one group."""
-    return (p.u.shape[2] // p.B.shape[2] + LANES - 1) // LANES
+    return (p.channels // p.groups + LANES - 1) // LANES
 
 
 @jit
 def block_of(p: Any, row: int, group: int, block: int) -> Any:
     """Block `block` of a group of a sequence."""
-    per_group = p.u.shape[2] // p.B.shape[2]
+    per_group = p.channels // p.groups
     first = group * per_group + block * LANES
     return Block(row, p.ends[row], group, first, min(LANES, (group + 1) * per_group - first))
+
+
+@jit
+def chunk_of(p: Any, b: Any, run: int, start: int) -> Any:
+    """The chunk that begins `start` steps into a run."""
+    sign = -1 if p.reverse != p.local else 1
+    size = run_size(p, b.end, run)
+    place = run * p.run + (size - 1 - start if p.local else start)
+    step = b.row * p.length + (b.end - 1 - place if p.reverse else place)
+    return Chunk(
+        min(p.chunk, size - start), step * p.channels + b.first, sign * p.channels,
+        (step * p.groups + b.group) * p.states, sign * p.groups * p.states,
+    )  # fmt: skip
 
 
 @jit
@@ -69,18 +134,15 @@ def run_size(p: Any, end: int, run: int) -> int:
 
 
 @jit
-def step_of(p: Any, end: int, run: int, place: int) -> int:
-    """The step of a sequence at `place` of a run."""
-    if p.local:
-        place = run_size(p, end, run) - 1 - place
-    place += run * p.run
-    return end - 1 - place if p.reverse else place
+def runs_of(p: Any) -> int:
+    """Runs of the longest sequence."""
+    return (p.length + p.run - 1) // p.run
 
 
 @jit
-def runs_of(p: Any) -> int:
-    """Runs of the longest sequence."""
-    return (p.u.shape[1] + p.run - 1) // p.run
+def saved_before(p: Any, row: int, kept: int, run: int) -> int:
+    """Chunk states saved before those of run `run` of a sequence, where every sequence has `kept`."""
+    return row * kept + run * ((p.run + p.chunk - 1) // p.chunk)
 
 
 @jit
@@ -104,24 +166,17 @@ def write_row(array: Any, at: int, width: int, tile: Any, s: int) -> None:
 
 
 @jit
-def read_steps(array: Any, at: int, stride: int, width: int, steps: int, tile: Any) -> None:
-    """Rows 0 … steps - 1 of a tile from those at, at + stride, … of an array."""
-    for s in range(steps):
-        read_row(array, at + s * stride, width, tile, s)
+def read_steps(array: Any, c: Any, width: int, tile: Any) -> None:
+    """A chunk of an array like u."""
+    for s in range(c.steps):
+        read_row(array, c.at + s * c.stride, width, tile, s)
 
 
 @jit
-def prefetch_steps(array: Any, at: int, stride: int, steps: int) -> None:
-    """Ask for what `read_steps` will read: rows a page apart are not foreseen by the processor."""
-    for s in range(steps):
-        prefetch(array, at + s * stride)
-
-
-@jit
-def write_steps(array: Any, at: int, stride: int, width: int, steps: int, tile: Any) -> None:
+def write_steps(array: Any, c: Any, width: int, tile: Any) -> None:
     """The reverse of `read_steps`."""
-    for s in range(steps):
-        write_row(array, at + s * stride, width, tile, s)
+    for s in range(c.steps):
+        write_row(array, c.at + s * c.stride, width, tile, s)
 
 
 @jit

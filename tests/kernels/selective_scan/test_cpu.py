@@ -37,6 +37,18 @@ WINDOWS = {
     "window-33-whole-windows": Case(length=99, channels=17, window=33),
     "window-1000000": Case(length=31, window=1_000_000),
 }
+STATES = {  # in whole groups, beside them, and fewer than one
+    f"states-{states}-window-{window}{'-reverse' if reverse else ''}": Case(
+        length=70, channels=17, state=states, window=window, reverse=reverse
+    )
+    for states in (1, 2, 3, 4, 5, 7, 8)
+    for window, reverse in ((1, False), (1, True), (4, True), (33, False), (65, False))
+}
+BORDERS = {
+    f"length-{length}-window-{window}": Case(length=length, channels=3, state=5, window=window, reverse=True)
+    for length in (15, 16, 17, 64, 65, 128, 129)
+    for window in (1, 8)
+}
 LENGTHS = {
     f"ragged-window-{window}{'-reverse' if reverse else ''}": Case(**RAGGED, window=window, reverse=reverse)
     for window in (1, 3, 33, 100, 300)
@@ -77,7 +89,7 @@ def both(case, dtype=torch.float64, **changes):
     return cases.run(tensors, case.options()), cases.run(cases.widen(tensors), case.options(), "reference")
 
 
-@pytest.mark.parametrize("case", [*every(SHAPES, WINDOWS, LENGTHS, OPTIONS)])
+@pytest.mark.parametrize("case", every(SHAPES, WINDOWS, STATES, BORDERS, LENGTHS, OPTIONS))
 def test_equals_the_reference(case):
     got, expected = both(case)
     cases.assert_close(got, expected, 1e-10)
@@ -94,7 +106,7 @@ def test_equals_the_reference_on_long_sequences(case, dtype):
         cases.assert_close(got, expected, 1e-4, summed=5e-4, forward=1e-5)
 
 
-@pytest.mark.parametrize("case", [*every(SHAPES, WINDOWS), *every(LENGTHS, OPTIONS)[::2]])
+@pytest.mark.parametrize("case", [*every(SHAPES, WINDOWS), *every(STATES, BORDERS, LENGTHS, OPTIONS)[::2]])
 def test_single_precision(case):
     got, expected = both(case, torch.float32)
     cases.assert_close(got, expected, 1e-4, summed=5e-4, forward=1e-5)
