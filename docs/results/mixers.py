@@ -11,6 +11,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS, PAGE, NOTES = HERE / "mixers", HERE / "mixers.md", HERE / "mixers-notes.md"
+MEMORY = HERE / "mixers-memory.json"
 MIXERS = {
     "mamba": "Mamba (window 1)",
     "lbmamba-8": "LBMamba, window 8",
@@ -101,6 +102,16 @@ def differences(results: list[dict[str, Any]]) -> str:
     return "; ".join(sorted(changes)) or "nothing"
 
 
+def memory_table() -> list[str]:
+    """MiB of a training step, from benchmarks/mixer_memory.py."""
+    rows = json.loads(MEMORY.read_text())["rows"]
+    cells = {(row["dataset"], row["mixer"]): f"{row['peak_bytes'] / 2**20:,.0f}" for row in rows}
+    lines = [line(["dataset", "steps", *MIXERS.values()]), "|" + "---|" * (2 + len(MIXERS))]
+    for dataset, steps in dict.fromkeys((row["dataset"], row["steps"]) for row in rows):
+        lines.append(line([dataset, f"{steps:,}", *(cells[dataset, name] for name in MIXERS)]))
+    return lines
+
+
 def page() -> str:
     runs = read_runs()
     results = [result for mixers in runs.values() for seeds in mixers.values() for result in seeds]
@@ -125,6 +136,7 @@ def page() -> str:
         lines += [mean_rank_line(complete), "", "## Against each other", ""]
         lines += [comparison(complete, *pair) for pair in COMPARED]
     lines += ["", "## Seconds an epoch, training and validation, median", "", *table(runs, seconds_cell), ""]
+    lines += ["## Peak memory of a training step on the longest sets, MiB beside the program", "", *memory_table(), ""]
     lines += ["## Parameters", "", *table(runs, parameters_cell), ""]
     if NOTES.exists():
         lines += [NOTES.read_text().strip(), ""]
