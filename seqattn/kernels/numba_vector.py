@@ -2,8 +2,8 @@
 
 LLVM's automatic vectorisation gives up on a recurrence over time, which is what a scan is; with an explicit vector of
 channels every operation is one or two machine instructions on any CPU, and a state stays in registers.
-Functions of a kernel take addresses (`pointer`, `advance`), between which and vectors `load`, `store`, `load_broadcast`
-and `lane_sums` move; `broadcast` and `lane_total` lead from and to single numbers; + - * and `exp2`, `softplus`,
+Functions of a kernel take addresses (`pointer`, `advance`), between which and vectors `load`, `store` and
+`load_broadcast` move; `broadcast` and `lane_total` lead from and to single numbers; + - * and `exp2`, `softplus`,
 `sigmoid`, `maximum` work lane by lane.
 """
 
@@ -129,22 +129,6 @@ def load_broadcast(typing_context: Any, address: Any, index: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return splat(builder, builder.load(builder.gep(arguments[0], [arguments[1]])))
-
-    return VectorType(address.dtype)(address, types.intp), generate
-
-
-@intrinsic
-def lane_sums(typing_context: Any, address: Any, index: Any) -> Any:
-    """Vector whose lane i is the sum over the lanes of the i-th of the LANES vectors from `index` on."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        first = _vector_address(builder, *arguments)
-        places = [builder.gep(first, [ir.Constant(ir.IntType(64), row)]) for row in range(LANES)]
-        rows, group = [builder.load(place, align=address.dtype.bitwidth // 8) for place in places], LANES
-        while group > 1:  # every vector holds groups of partial sums; two vectors fold into one with twice the groups
-            pairs = zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)
-            rows, group = [fold(builder, left, right, group) for left, right in pairs], group // 2
-        return rows[0]
 
     return VectorType(address.dtype)(address, types.intp), generate
 

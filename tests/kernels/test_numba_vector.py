@@ -11,7 +11,6 @@ from seqattn.kernels.numba_vector import (
     advance,
     broadcast,
     exp2_near,
-    lane_sums,
     load,
     load_broadcast,
     maximum,
@@ -146,31 +145,6 @@ def test_maximum_takes_left_where_right_is_nan(dtype):
     out = np.empty_like(x)
     larger(x, y, out)
     np.testing.assert_array_equal(out, np.where(np.isnan(y), x, np.maximum(x, y)))
-
-
-@numba.njit
-def sum_rows(tile, at, out):
-    store(pointer(out, 0), 0, lane_sums(pointer(tile, 0), at))
-
-
-@DTYPES
-@pytest.mark.parametrize("at", [0, LANES, 3])
-def test_lane_sums_sum_each_row(at, dtype):
-    tile = np.random.default_rng(0).standard_normal(at + LANES * LANES).astype(dtype)
-    out = np.empty(LANES, dtype)
-    sum_rows(tile, at, out)
-    expected = tile[at:].reshape(LANES, LANES).astype(np.longdouble).sum(1)
-    np.testing.assert_allclose(out, expected, rtol=0, atol=8 * np.finfo(dtype).eps * np.abs(tile).max() * LANES)
-
-
-@DTYPES
-def test_lane_sums_keep_nan_in_its_row(dtype):
-    tile, out = np.ones(LANES * LANES, dtype), np.empty(LANES, dtype)
-    tile[5 * LANES + 7] = np.nan
-    sum_rows(tile, 0, out)
-    expected = np.full(LANES, 16, dtype)
-    expected[5] = np.nan
-    np.testing.assert_array_equal(out, expected)
 
 
 @numba.njit

@@ -100,7 +100,7 @@ def add_lane_sums(typing_context: Any, address: Any, index: Any, group: Any) -> 
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rows, size = [_state(builder, arguments[2], n) for n in range(group.rows)], LANES
-        while len(rows) > 1:  # as in `lane_sums`: two vectors fold into one with twice the groups of partial sums
+        while len(rows) > 1:  # two vectors fold into one with twice the groups of partial sums
             pairs = zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)
             rows, size = [fold(builder, left, right, size) for left, right in pairs], size // 2
         total = rows[0]
