@@ -240,8 +240,8 @@ def draw(report: dict, file: Path) -> None:
         time_axes.loglog(lengths, scan["seconds"], marker="o", label=label)
         label = f"{name}: slope {scan['slope_of_memory']:.2f}"
         memory_axes.loglog(lengths, [peak / 2**20 for peak in scan["peak_bytes"]], marker="o", label=label)
-    time_axes.set(xlabel="steps", ylabel="s, forward + backward", title="one sequence, 16 channels, 16 states")
-    memory_axes.set(xlabel="steps", ylabel="peak MiB, forward + backward", title="one sequence, 16 channels, 16 states")
+    time_axes.set(xlabel="steps", ylabel="s, forward + backward", title="one sequence of 16 channels")
+    memory_axes.set(xlabel="steps", ylabel="peak MiB, forward + backward", title="one sequence of 16 channels")
     for axes in (time_axes, memory_axes):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)

@@ -59,7 +59,7 @@ class MambAttentionConfig(Config):
     heads: Annotated[Count, Field(validate_default=True)] = 8
     attention: Literal["shared", "separate", "none"] = "shared"
     attention_position: Literal["before", "after"] = "before"
-    checkpoint: bool = True
+    checkpoint: bool = False
     n_fft: Annotated[int, Field(ge=8, multiple_of=4)] = 400
     hop: Annotated[Count, Field(validate_default=True)] = 100
     d_state: Count | None = None
