@@ -17,9 +17,9 @@ class recomputing:
             u = again(cheap, x)
             y = costly(u)  # would keep u for its gradients
 
-    The function is called once more in the backward pass, however many operations need its result. While compiling,
-    under the transforms of torch.func, and where saved tensors have hooks already, those of a checkpoint for one,
-    results are kept as usual.
+    The function is called once more in the backward pass, however many operations need its result. Results are kept as
+    usual while compiling, under the transforms of torch.func, for tensors without data, and where saved tensors have
+    hooks already, those of a checkpoint for one.
     """
 
     def __init__(self) -> None:
@@ -39,12 +39,13 @@ class recomputing:
     def __call__(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """function(*arguments)."""
         result = function(*arguments)
-        if self._hooks is not None:
+        has_data = type(result) is Tensor and not result.is_meta
+        if self._hooks is not None and has_data:
             self._recipes[_identity(result)] = _Recipe(function, arguments, result.device.type)
         return result
 
     def _pack(self, tensor: Tensor) -> "Tensor | _Recipe":
-        recipe = self._recipes.get(_identity(tensor))
+        recipe = self._recipes.get(_identity(tensor)) if self._recipes else None
         if recipe is None:
             return tensor
         recipe.savers += 1

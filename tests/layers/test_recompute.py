@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
@@ -119,3 +120,11 @@ def test_torch_func_and_compile():
     compiled = torch.compile(compilable, backend="aot_eager", fullgraph=True)
     wanted = torch.autograd.grad(compilable(x, given[1]), x)[0]
     torch.testing.assert_close(torch.autograd.grad(compiled(x, given[1]), x)[0], wanted)
+
+
+@pytest.mark.parametrize("way", ["fake", "meta"])
+def test_tensors_without_data(way):
+    with FakeTensorMode() if way == "fake" else torch.device("meta"):
+        given = [torch.randn(5, 3, requires_grad=True) for _ in range(2)]
+        gradients = torch.autograd.grad(network(*given, torch.mul).sum(), given)
+    assert all(gradient.shape == (5, 3) for gradient in gradients)
