@@ -99,9 +99,8 @@ class Mamba(nn.Module):
         """
         self._check_input(x, lengths)
         mask = _steps_mask(x, lengths)
-        u, z = self._project(
-            _masked(x, mask), scale
-        )  # NaN at padding would otherwise reach the gradients of the weights
+        # NaN at padding would otherwise reach the gradients of the weights
+        u, z = self._project(_masked(x, mask), scale)
         if self.in_proj.bias is not None:
             u = _masked(u, mask)
         window = official_window(x.shape[1]) if self.window == "official" else self.window

@@ -20,6 +20,9 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bo
         x: (batch, length, channels).
         weight: (channels, 1, K), as `nn.Conv1d` keeps it; cast to the dtype of x, as bias (channels,) is.
         reverse: x_{t+(K-1)-k} instead: what a flip before and after gives.
+
+    Returns:
+        (batch, length, channels), of the dtype of x.
     """
     if x.device.type != "cpu":
         return convolution(x, weight, bias, reverse)

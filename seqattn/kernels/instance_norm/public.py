@@ -19,6 +19,9 @@ def instance_norm_prelu(x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, 
     Args:
         x: (batch, channels, …); an instance is a channel of a clip, of at least two elements.
         weight, bias, slope: (channels,), of the dtype of x; slope: of the PReLU below 0.
+
+    Returns:
+        The shape and dtype of x.
     """
     elements = x.shape[2:].numel()
     exact = x.dtype in (torch.float32, torch.float64) and x.dtype == weight.dtype == bias.dtype == slope.dtype
